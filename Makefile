@@ -1,0 +1,55 @@
+# Everything runs from .venv, built here from the pins in constraints.txt.
+PYTHON ?= python3
+BIN    := .venv/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PROJECTS := trainers $(sort $(dir $(wildcard plugins/*/pyproject.toml)))
+EDITABLE := $(foreach p,$(PROJECTS),--editable $(p))
+
+.PHONY: help demo test lint docs protos bench tools data clean
+
+help:           ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
+
+.venv/.serve: constraints.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation --editable '.[cpu]'
+	@touch $@
+
+.venv/.dev: .venv/.serve $(addsuffix /pyproject.toml,$(PROJECTS:/=))
+	$(PIP) --no-build-isolation --editable '.[cpu,openvino,rtx,dev]' $(EDITABLE)
+	@touch $@
+
+demo: .venv/.serve          ## serve the starter bundles, sample them over gRPC, write PNG grids
+	$(BIN)/python -m ganserve demo
+
+test: .venv/.dev            ## run every test
+	$(BIN)/pytest -q
+
+lint: .venv/.dev            ## format, lint, types, import rules, protobuf lint and breaking changes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH="$(BIN):$$PATH" $(BIN)/python -m tools.protos --check
+
+docs: .venv/.dev            ## regenerate the tables that live in docs/ and README.md
+	$(BIN)/python -m tools.docs
+
+protos: .venv/.dev          ## regenerate ganserve/v1 from protos/
+	PATH="$(BIN):$$PATH" $(BIN)/python -m tools.protos
+
+bench: .venv/.dev           ## the speed ratios of docs/serving.md
+	$(BIN)/ganserve bench
+
+tools:          ## Debian packages that some tests use (needs root)
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends dataset-fashion-mnist prometheus
+
+data: .data/emoji           ## fetch the training images of dcgan-emoji
+.data/emoji:
+	mkdir -p .data
+	cd .data && npm pack --silent emoji-datasource-google@16.0.0 && tar xzf emoji-datasource-google-16.0.0.tgz && mv package emoji
+
+clean:          ## remove the environment and what the demo wrote
+	rm -rf .venv demo-output

@@ -1,0 +1,1 @@
+"""The server: requests in, media out. Each room calls only the next (ARCHITECTURE.md)."""

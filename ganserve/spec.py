@@ -1,0 +1,402 @@
+"""The records that plugins, bundles and the server share: frozen, validated when made, readable from JSON.
+
+A family describes itself with :class:`Family`; its :class:`Spec` (graphs and tasks) is what a bundle's manifest stores and
+what the server runs. Shapes are those of one row: the first axis of every tensor counts rows and is never written down.
+
+A :class:`Task` is a small dataflow over named tensors. Its :class:`Input` records say which codec makes a tensor from the
+values of a request; its steps (:class:`Step`, :class:`Loop`) make tensors from tensors. Where two steps make one tensor, the
+first whose inputs can be had wins; a step runs only if its output is needed and was not given.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from ganserve.errors import SpecError
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""What a bundle, graph, task or tensor may be called; safe as a file name on every system."""
+
+Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
+DType: TypeAlias = Literal["float32", "float16", "uint8", "int32", "int64", "bool"]
+Distribution: TypeAlias = Literal["normal", "uniform", "sphere"]
+TaskKind: TypeAlias = Literal["sample", "translate", "text_to_image", "invert"]
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return ``name`` if it is a valid name for a ``kind`` of thing, else raise :class:`SpecError`."""
+    if not re.match(NAME_PATTERN, name) or name.endswith("\n"):
+        raise SpecError(
+            f"{kind} name {name!r} is not allowed: use 1 to 128 letters, digits, '.', '_' or '-', not starting with '.', '_' or '-'"
+        )
+    return name
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the serialisable records: immutable, keyword-only; unknown fields in JSON are refused."""
+
+
+class Tensor(Record, frozen=True, kw_only=True):
+    """A named tensor: its dtype and the shape of one row, where a string stands for a size known only at run time."""
+
+    name: Name
+    dtype: DType
+    shape: tuple[int | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no tensor can have."""
+        check_name("tensor", self.name)
+        if any(isinstance(size, int) and size < 1 for size in self.shape):
+            raise SpecError(
+                f"tensor {self.name!r} has shape {list(self.shape)}: every size must be at least 1; leave the row axis out"
+            )
+
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether one row of ``shape`` fits this declaration."""
+        return len(shape) == len(self.shape) and all(
+            isinstance(want, str) or want == have for want, have in zip(self.shape, shape, strict=True)
+        )
+
+
+class Noise(Record, frozen=True, kw_only=True):
+    """How noise is drawn from a (seed, index) pair. ``docs/seeds.md`` is the recipe; ``stream`` keeps two tensors apart.
+
+    ``uniform`` lies in [low, high); ``normal`` is N(0, 1), resampled beyond a row's truncation threshold if one is given;
+    ``sphere`` is a normal scaled to root mean square 1 (ProGAN's hypersphere).
+    """
+
+    distribution: Distribution = "normal"
+    stream: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse an empty interval."""
+        if self.distribution == "uniform" and not self.low < self.high:
+            raise SpecError(f"uniform noise from {self.low} to {self.high} is empty: low must be below high")
+
+
+class Graph(Record, frozen=True, kw_only=True):
+    """One ONNX graph: named inputs and outputs. ``batchable=False`` says that rows of two callers must never meet in a batch."""
+
+    name: Name
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    batchable: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse empty or ambiguous signatures."""
+        check_name("graph", self.name)
+        if not self.inputs or not self.outputs:
+            raise SpecError(f"graph {self.name!r} needs at least one input and one output")
+        for side, tensors in (("input", self.inputs), ("output", self.outputs)):
+            names = [tensor.name for tensor in tensors]
+            if len(set(names)) != len(names):
+                raise SpecError(f"graph {self.name!r} names an {side} twice: {names}")
+
+    def input(self, name: str) -> Tensor:
+        """The input called ``name``; :class:`SpecError` if there is none."""
+        return _find(self.inputs, name, f"graph {self.name!r} has no input {name!r}")
+
+    def output(self, name: str) -> Tensor:
+        """The output called ``name``; :class:`SpecError` if there is none."""
+        return _find(self.outputs, name, f"graph {self.name!r} has no output {name!r}")
+
+
+class Input(Record, frozen=True, kw_only=True):
+    """A tensor that codec ``codec`` makes from the request values named in ``reads``, with the codec's own ``options`` and ``files``.
+
+    ``reads`` are also the only values that a request for the task may carry; each value is per row.
+    """
+
+    tensor: Name
+    codec: Name
+    reads: tuple[Name, ...]
+    options: Mapping[str, Any] = {}
+    files: tuple[Name, ...] = ()
+
+
+class Output(Record, frozen=True, kw_only=True):
+    """The tensor that answers the task and the codec that turns one row of it into media."""
+
+    tensor: Name
+    codec: Name
+    options: Mapping[str, Any] = {}
+
+
+class Step(Record, frozen=True, kw_only=True, tag="graph", tag_field="step"):
+    """One run of a graph. ``inputs`` and ``outputs`` bind the graph's names to the task's tensors; unnamed ones keep their name.
+
+    Neighbouring steps share a stage, whose batch stays on the device; ``cut=True`` ends the stage after this step.
+    """
+
+    graph: Name
+    inputs: Mapping[Name, Name] = {}
+    outputs: Mapping[Name, Name] = {}
+    cut: bool = False
+
+    def reads(self, graph: Graph) -> dict[str, str]:
+        """Graph input → task tensor, for every input of ``graph``."""
+        return {tensor.name: self.inputs.get(tensor.name, tensor.name) for tensor in graph.inputs}
+
+    def makes(self, graph: Graph) -> dict[str, str]:
+        """Graph output → task tensor, for every output of ``graph``."""
+        return {tensor.name: self.outputs.get(tensor.name, tensor.name) for tensor in graph.outputs}
+
+
+class Loop(Record, frozen=True, kw_only=True, tag="loop", tag_field="step"):
+    """A graph fed back on itself, row by row, until its ``done`` output says so or ``steps`` runs are over.
+
+    ``state`` maps a graph output to the graph input that it becomes in the next run; before the first run that input is bound
+    through ``inputs`` like any other. ``counter`` names a graph input that is given the run's number from 0 (int64, a scalar a
+    row), ``limit`` one that is given the row's number of runs; ``done`` names a bool output. ``noise`` draws an input afresh at
+    each run. ``steps`` is a number, or the int64 tensor that holds each row's own (at most ``max_steps``). The graph's outputs are read after the last run.
+    """
+
+    graph: Name
+    state: Mapping[Name, Name]
+    steps: int | Name
+    max_steps: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
+    inputs: Mapping[Name, Name] = {}
+    outputs: Mapping[Name, Name] = {}
+    counter: Name | None = None
+    limit: Name | None = None
+    done: Name | None = None
+    noise: Mapping[Name, Noise] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse loops that never run or never feed back."""
+        if isinstance(self.steps, int) and not 1 <= self.steps <= self.max_steps:
+            raise SpecError(
+                f"loop over {self.graph!r} asks for {self.steps} steps: expected 1 to max_steps ({self.max_steps})"
+            )
+        if not self.state:
+            raise SpecError(
+                f"loop over {self.graph!r} has no state: nothing would change from run to run; use a graph step"
+            )
+
+    def reads(self, graph: Graph) -> dict[str, str]:
+        """Graph input → task tensor, for the inputs that the task (not the loop itself) provides."""
+        own = {self.counter, self.limit, *self.noise}
+        return {
+            tensor.name: self.inputs.get(tensor.name, tensor.name) for tensor in graph.inputs if tensor.name not in own
+        }
+
+    def makes(self, graph: Graph) -> dict[str, str]:
+        """Graph output → task tensor, for every output of ``graph``."""
+        return {tensor.name: self.outputs.get(tensor.name, tensor.name) for tensor in graph.outputs}
+
+    def needs(self, graph: Graph) -> set[str]:
+        """The task tensors that must be there before the loop starts."""
+        return {*self.reads(graph).values(), *([self.steps] if isinstance(self.steps, str) else [])}
+
+
+class Task(Record, frozen=True, kw_only=True):
+    """What one rpc does with a bundle: inputs made by codecs, steps over named tensors, and the output that answers."""
+
+    name: Name
+    kind: TaskKind
+    inputs: tuple[Input, ...]
+    steps: tuple[Step | Loop, ...]
+    output: Output
+
+    def values(self) -> tuple[str, ...]:
+        """The names of the request values that some input reads, in order of first mention."""
+        return tuple(dict.fromkeys(name for source in self.inputs for name in source.reads))
+
+
+class Spec(Record, frozen=True, kw_only=True):
+    """The graphs of a model and the tasks that use them; validated as a whole."""
+
+    graphs: tuple[Graph, ...]
+    tasks: tuple[Task, ...]
+
+    def __post_init__(self) -> None:
+        """Check every task's dataflow against the graphs."""
+        check_tasks(self.graphs, self.tasks)
+
+    def graph(self, name: str) -> Graph:
+        """The graph called ``name``; :class:`SpecError` if there is none."""
+        return _find(self.graphs, name, f"there is no graph {name!r}")
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
+    """One GAN family. The references are ``"module:attribute"`` strings, so that registering imports no torch.
+
+    ``presets`` maps a preset's name to its configuration and must hold a ``tiny`` one (seconds on one core).
+    ``spec(config)`` gives the :class:`Spec`. ``build(config)`` gives the networks by name. ``train(config, networks)`` gives a
+    ``ganserve_trainers.recipe.Recipe``. ``export(config, networks)`` gives a torch module for each graph of the spec.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    presets: Mapping[str, Mapping[str, Any]]
+    spec: Callable[[Mapping[str, Any]], Spec]
+    build: str
+    train: str
+    export: str
+
+    def __post_init__(self) -> None:
+        """Check names and references."""
+        check_name("family", self.name)
+        for preset in self.presets:
+            check_name("preset", preset)
+        if "tiny" not in self.presets:
+            raise SpecError(
+                f"family {self.name!r} has no 'tiny' preset: the conformance suite needs one that trains in seconds; it has {sorted(self.presets)}"
+            )
+        for field in ("build", "train", "export"):
+            check_reference(f"family {self.name!r}, {field}", getattr(self, field))
+
+    def config(self, preset: str) -> Mapping[str, Any]:
+        """The configuration of ``preset``; :class:`SpecError` naming the presets there are."""
+        if preset not in self.presets:
+            raise SpecError(
+                f"family {self.name!r} has no preset {preset!r}: choose one of {', '.join(sorted(self.presets))}"
+            )
+        return self.presets[preset]
+
+
+class Codec(msgspec.Struct, frozen=True, kw_only=True):
+    """A way from request values to a tensor (``decode``), from a tensor's row to media (``encode``), or both.
+
+    ``decode`` refers to a callable ``(Input, Tensor, folder) -> ganserve.codecs.Decoder``, ``encode`` to one
+    ``(Output, Tensor) -> ganserve.codecs.Encoder``; both are called once, when a model is loaded.
+    """
+
+    name: str
+    summary: str
+    decode: str | None = None
+    encode: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check names and references."""
+        check_name("codec", self.name)
+        for field in ("decode", "encode"):
+            if (reference := getattr(self, field)) is not None:
+                check_reference(f"codec {self.name!r}, {field}", reference)
+
+
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """A runtime for graphs.
+
+    ``available`` refers to a callable ``() -> str | None``: why it cannot run here, or None when it can. ``load`` refers to one
+    ``(graph_file, ganserve.engines.Options) -> ganserve.engines.Session``.
+    """
+
+    KINDS: ClassVar[tuple[str, ...]] = ("available", "load")
+    name: str
+    summary: str
+    available: str
+    load: str
+
+    def __post_init__(self) -> None:
+        """Check names and references."""
+        check_name("engine", self.name)
+        for field in self.KINDS:
+            check_reference(f"engine {self.name!r}, {field}", getattr(self, field))
+
+
+def check_reference(what: str, reference: str) -> None:
+    """Raise :class:`SpecError` unless ``reference`` reads ``"module:attribute"``."""
+    module, _, attribute = reference.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")) or not attribute.isidentifier():
+        raise SpecError(f"{what}: {reference!r} is not a reference; write 'package.module:attribute'")
+
+
+def tensors_of(graphs: Mapping[str, Graph], task: Task) -> dict[str, Tensor]:
+    """Every named tensor of ``task`` with its declaration, taken from the graphs that make or read it.
+
+    Raises :class:`SpecError` where a step names a graph or a port that does not exist, or two uses of a tensor disagree.
+    """
+    found: dict[str, Tensor] = {}
+    for step in task.steps:
+        if step.graph not in graphs:
+            raise SpecError(
+                f"task {task.name!r} runs graph {step.graph!r}, which is not there; graphs: {', '.join(sorted(graphs))}"
+            )
+        graph = graphs[step.graph]
+        for port, name in _ports(task, step, graph):
+            tensor = msgspec.structs.replace(port, name=name)
+            seen = found.setdefault(name, tensor)
+            if seen.dtype != tensor.dtype or not _compatible(seen.shape, tensor.shape):
+                raise SpecError(
+                    f"task {task.name!r}: tensor {name!r} is {seen.dtype}{list(seen.shape)} in one step and "
+                    f"{tensor.dtype}{list(tensor.shape)} in graph {graph.name!r}; bind one of them to another name"
+                )
+    return found
+
+
+def check_tasks(graphs: tuple[Graph, ...], tasks: tuple[Task, ...]) -> None:
+    """Raise :class:`SpecError` unless names are unique and every task can make its output from its inputs."""
+    by_name = {graph.name: graph for graph in graphs}
+    for kind, names in (("graph", [graph.name for graph in graphs]), ("task", [task.name for task in tasks])):
+        if not names or len(set(names)) != len(names):
+            raise SpecError(f"expected one or more {kind}s with different names, got {names}")
+    for task in tasks:
+        tensors = tensors_of(by_name, task)
+        for source in task.inputs:
+            if source.tensor not in tensors:
+                raise SpecError(
+                    f"task {task.name!r}: input {source.tensor!r} is read by no step; its tensors are {', '.join(tensors)}"
+                )
+        made = {source.tensor for source in task.inputs}
+        made |= {name for step in task.steps for name in step.makes(by_name[step.graph]).values()}
+        for step in task.steps:
+            graph = by_name[step.graph]
+            needs = step.needs(graph) if isinstance(step, Loop) else set(step.reads(graph).values())
+            if missing := needs - made:
+                raise SpecError(
+                    f"task {task.name!r}: nothing makes {', '.join(sorted(missing))}, which graph {graph.name!r} reads; add an input or a step"
+                )
+        if task.output.tensor not in made:
+            raise SpecError(f"task {task.name!r}: nothing makes its output {task.output.tensor!r}; add a step")
+
+
+def _ports(task: Task, step: Step | Loop, graph: Graph) -> Iterator[tuple[Tensor, str]]:
+    for port in (*step.inputs, *step.outputs):
+        graph.input(port) if port in step.inputs else graph.output(port)
+    for port, name in step.reads(graph).items():
+        yield graph.input(port), name
+    for port, name in step.makes(graph).items():
+        yield graph.output(port), name
+    if isinstance(step, Loop):
+        _check_loop(task, step, graph)
+        if isinstance(step.steps, str):
+            yield Tensor(name=step.steps, dtype="int64"), step.steps
+
+
+def _check_loop(task: Task, loop: Loop, graph: Graph) -> None:
+    for made, read in loop.state.items():
+        one, two = graph.output(made), graph.input(read)
+        if one.dtype != two.dtype or one.shape != two.shape:
+            raise SpecError(
+                f"task {task.name!r}: loop state {made!r} → {read!r} changes from {one.dtype}{list(one.shape)} to {two.dtype}{list(two.shape)}; a state keeps its type and shape"
+            )
+    for own in (loop.counter, loop.limit):
+        if own is not None and (graph.input(own).dtype, graph.input(own).shape) != ("int64", ()):
+            raise SpecError(f"task {task.name!r}: graph {graph.name!r} must take {own!r} as one int64 a row")
+    if loop.done is not None and (graph.output(loop.done).dtype, graph.output(loop.done).shape) != ("bool", ()):
+        raise SpecError(f"task {task.name!r}: graph {graph.name!r} must give {loop.done!r} as one bool a row")
+    for name in loop.noise:
+        if graph.input(name).dtype != "float32" or any(isinstance(size, str) for size in graph.input(name).shape):
+            raise SpecError(f"task {task.name!r}: noise input {name!r} must be float32 of a fixed shape")
+
+
+def _compatible(one: tuple[int | str, ...], two: tuple[int | str, ...]) -> bool:
+    return len(one) == len(two) and all(
+        isinstance(a, str) or isinstance(b, str) or a == b for a, b in zip(one, two, strict=True)
+    )
+
+
+_Named = TypeVar("_Named", Tensor, Graph)
+
+
+def _find(records: tuple[_Named, ...], name: str, otherwise: str) -> _Named:
+    for record in records:
+        if record.name == name:
+            return record
+    raise SpecError(f"{otherwise}; there are {', '.join(record.name for record in records)}")

@@ -1,0 +1,55 @@
+"""Regenerates ganserve/v1 from protos/, and checks the protos: lint, breaking changes, stubs in step.
+
+``python -m tools.protos`` writes; ``--check`` fails if it would write anything, if ``buf lint`` finds fault, or if the protos
+break a client built from the committed descriptor image (``--accept`` replaces that image after a release).
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parent.parent
+IMAGE = ROOT / "protos" / "released.binpb"
+SOURCES = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos").rglob("*.proto"))
+SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
+
+
+def generate(out: Path) -> None:
+    """Write the stubs of every proto below ``out``."""
+    flags = [f"--{kind}={out}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", *flags, *SOURCES], cwd=ROOT, check=True)
+
+
+def differing(out: Path) -> list[str]:
+    """The stubs that differ between ``out`` and the repository."""
+    names = [source.removesuffix(".proto") + suffix for source in SOURCES for suffix in SUFFIXES]
+    return [
+        name for name in names if not (ROOT / name).exists() or (ROOT / name).read_bytes() != (out / name).read_bytes()
+    ]
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing; fail where the repository is out of step.")
+@click.option("--accept", is_flag=True, help="Make the present protos the ones that later changes must not break.")
+def main(check: bool, accept: bool) -> None:
+    """Regenerate or check the gRPC stubs."""
+    if accept:
+        subprocess.run(["buf", "build", "-o", str(IMAGE)], cwd=ROOT, check=True)
+    if not check:
+        generate(ROOT)
+        return
+    subprocess.run(["buf", "lint"], cwd=ROOT, check=True)
+    subprocess.run(["buf", "breaking", "--against", str(IMAGE)], cwd=ROOT, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder))
+        if stale := differing(Path(folder)):
+            raise click.ClickException(
+                f"{', '.join(stale)} out of step with protos/: run `make protos` and commit the result"
+            )
+
+
+if __name__ == "__main__":
+    main()
