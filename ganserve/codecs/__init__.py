@@ -1,13 +1,17 @@
 """Codecs: request values → tensors (decoders), rows of tensors → media (encoders). What they share is this contract."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 
 from ganserve import hookimpl
+from ganserve.errors import InvalidArgument, Violation
 from ganserve.spec import Codec
+
+MOST_VIOLATIONS = 8
+"""How many wrong elements of one value an error names: its details travel in a gRPC trailer, which is small."""
 
 
 class Decoder(Protocol):
@@ -54,6 +58,14 @@ class Encoder(Protocol):
 
     def most_bytes(self, shape: tuple[int, ...], options: EncodeOptions) -> int:
         """An upper bound of the encoded size of one row of ``shape``."""
+
+
+def refused(value: str, rows: Sequence[int], explain: Callable[[int], str]) -> InvalidArgument:
+    """The error for the elements ``rows`` of the request value ``value``; ``explain(row)`` says what is wrong with one."""
+    violations = [Violation(f"{value}[{row}]", explain(row)) for row in rows[:MOST_VIOLATIONS]]
+    if more := len(rows) - len(violations):
+        violations.append(Violation(value, f"{more} more elements are wrong, the last of them {value}[{rows[-1]}]"))
+    return InvalidArgument(violations)
 
 
 @hookimpl
