@@ -14,7 +14,6 @@
         ├── InvalidArgument    INVALID_ARGUMENT, with the violations field by field
         ├── NotFound           NOT_FOUND
         ├── QueueFull          RESOURCE_EXHAUSTED, with the delay after which to retry
-        ├── ReplyTooLarge      RESOURCE_EXHAUSTED
         ├── DeadlineExceeded   DEADLINE_EXCEEDED
         ├── Cancelled          CANCELLED
         ├── Unavailable        UNAVAILABLE
@@ -39,7 +38,6 @@ __all__ = [
     "NotFound",
     "PluginError",
     "QueueFull",
-    "ReplyTooLarge",
     "RequestError",
     "SpecError",
     "TrainingError",
@@ -122,12 +120,6 @@ class QueueFull(RequestError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-
-
-class ReplyTooLarge(RequestError):
-    """The reply would outgrow what the caller accepts in one message."""
-
-    code = "RESOURCE_EXHAUSTED"
 
 
 class DeadlineExceeded(RequestError):

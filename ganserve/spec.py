@@ -79,7 +79,7 @@ class Noise(Record, frozen=True, kw_only=True):
 
 
 class Graph(Record, frozen=True, kw_only=True):
-    """One ONNX graph: named inputs and outputs. ``batchable=False`` says that rows of two callers must never meet in a batch."""
+    """One ONNX graph: named inputs and outputs. ``batchable=False`` says that its rows must never meet: each runs alone."""
 
     name: Name
     inputs: tuple[Tensor, ...]
@@ -108,12 +108,14 @@ class Graph(Record, frozen=True, kw_only=True):
 class Input(Record, frozen=True, kw_only=True):
     """A tensor that codec ``codec`` makes from the request values named in ``reads``, with the codec's own ``options`` and ``files``.
 
-    ``reads`` are also the only values that a request for the task may carry; each value is per row.
+    ``reads`` are also the only values that a request for the task may carry; each value is per row. The tensor can be had when
+    the request carries one of them, or always if it is ``optional`` (the codec has a default).
     """
 
     tensor: Name
     codec: Name
     reads: tuple[Name, ...]
+    optional: bool = False
     options: Mapping[str, Any] = {}
     files: tuple[Name, ...] = ()
 

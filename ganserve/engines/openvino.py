@@ -1,0 +1,181 @@
+"""OpenVINO: the fastest engine on many x86 CPUs, most of all in bf16. A graph is compiled once for every size of batch.
+
+With a free batch axis OpenVINO loses most of its speed, so sizes are powers of two, compiled when first met; a batch in
+between is filled up with copies of its last row, which are dropped again on download. Rows may differ in their last bits
+from size to size.
+"""
+
+import importlib.util
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ganserve import hookimpl
+from ganserve.engines import Options, Value, check_run
+from ganserve.errors import EngineError
+from ganserve.spec import Engine
+
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+
+
+@hookimpl
+def ganserve_engines() -> Iterable[Engine]:
+    """The engine ``openvino``."""
+    return [
+        Engine(
+            name="openvino",
+            summary="OpenVINO on a CPU, in fp32 or bf16; a compiled graph for each size of batch",
+            available="ganserve.engines.openvino:available",
+            load="ganserve.engines.openvino:load",
+        )
+    ]
+
+
+def available() -> str | None:
+    """Why OpenVINO cannot run here, or None."""
+    if importlib.util.find_spec("openvino") is None:
+        return "the package openvino is not installed: pip install 'ganserve[openvino]'"
+    return None
+
+
+def load(graph_file: Path, options: Options) -> "OpenVinoSession":
+    """The session of ``graph_file``; :class:`EngineError` if the file, the device or the precision will not do."""
+    if reason := available():
+        raise EngineError(reason)
+    return OpenVinoSession(graph_file, options)
+
+
+class Rows(NamedTuple):
+    """An OpenVINO tensor of which the first ``rows`` matter; the others fill it up to a compiled size."""
+
+    tensor: Any
+    rows: int
+
+
+class OpenVinoSession:
+    """One graph in OpenVINO; its values are :class:`Rows`."""
+
+    batch_invariant = False
+
+    def __init__(self, graph_file: Path, options: Options) -> None:
+        """Read ``graph_file`` and compile it for a single row, so that what cannot work is found now."""
+        import openvino
+        import openvino.frontend
+
+        self._openvino = openvino
+        self._graph = options.graph
+        self._device = options.device.upper()
+        self._core = openvino.Core()
+        if self._device not in (devices := self._core.available_devices):
+            raise EngineError(f"openvino has no device {options.device!r} here: it has {', '.join(devices).lower()}")
+        if options.precision not in _PRECISIONS:
+            raise EngineError(f"openvino runs {' or '.join(_PRECISIONS)}, not {options.precision}; choose one of them")
+        self._settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[options.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if self._device == "CPU":
+            # Threads that stay where the process may run: the server's other threads share these cores.
+            self._settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
+        if options.cache_dir is not None:
+            self._settings["CACHE_DIR"] = str(options.cache_dir)
+        self._file = graph_file
+        self._compiling = threading.Lock()
+        self._compiled: dict[int, _Compiled] | None = {}
+        compiled = self._at(1)
+        if (used := compiled.precision()) != self._settings["INFERENCE_PRECISION_HINT"]:
+            raise EngineError(f"openvino cannot run {options.precision} on this {self._device}: it would use {used}")
+
+    def upload(self, array: np.ndarray) -> Value:
+        """A tensor filled up to the next power of two with copies of the last row; shares ``array``'s memory if none are needed."""
+        rows = len(array)
+        missing = _size(rows) - rows
+        whole = np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+        return Rows(self._openvino.Tensor(np.ascontiguousarray(whole), shared_memory=True), rows)
+
+    def run(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> Mapping[str, Value]:
+        """The named outputs; safe from several threads, each of which has a request of its own."""
+        check_run(self._graph, feeds, outputs)
+        rows = {value.rows for value in feeds.values()}
+        if len(rows) != 1:
+            raise EngineError(
+                f"graph {self._graph.name!r} was fed inputs of {sorted(rows)} rows; all need the same number"
+            )
+        (count,) = rows
+        try:
+            made = self._at(_size(count)).run(feeds, outputs)
+        except Exception as error:  # OpenVINO has exception types without a common base
+            raise EngineError(f"openvino failed in graph {self._graph.name!r}: {error}") from error
+        return {name: Rows(tensor, count) for name, tensor in made.items()}
+
+    def download(self, value: Value) -> np.ndarray:
+        """A copy of the rows that matter."""
+        array: np.ndarray = value.tensor.data[: value.rows].copy()
+        return array
+
+    def close(self) -> None:
+        """Drop the compiled graphs."""
+        self._compiled = None
+
+    def _at(self, size: int) -> "_Compiled":
+        with self._compiling:
+            if self._compiled is None:
+                raise EngineError(f"graph {self._graph.name!r}: the session was closed")
+            if size not in self._compiled:
+                self._compiled[size] = self._compile(size)
+            return self._compiled[size]
+
+    def _compile(self, size: int) -> "_Compiled":
+        try:
+            # The ONNX reader by name: OpenVINO would else try each of its formats on a file it cannot read.
+            reader = self._openvino.frontend.FrontEndManager().load_by_framework("onnx")
+            model = reader.convert(reader.load(str(self._file)))
+            model.reshape(
+                {
+                    tensor.name: [size, *(-1 if isinstance(axis, str) else axis for axis in tensor.shape)]
+                    for tensor in self._graph.inputs
+                }
+            )
+            return _Compiled(self._openvino, self._core.compile_model(model, self._device, self._settings))
+        except Exception as error:  # OpenVINO has exception types without a common base
+            raise EngineError(f"openvino cannot load {self._file} for {size} rows: {error}") from error
+
+
+class _Compiled:
+    """The graph at one size of batch, and its idle requests: a request serves one thread at a time."""
+
+    def __init__(self, openvino: Any, model: Any) -> None:
+        self._openvino = openvino
+        self._model = model
+        self._idle: list[Any] = []
+        self._fixed = all(port.partial_shape.is_static for port in model.outputs)
+
+    def precision(self) -> str:
+        used: str = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        return used
+
+    def run(self, feeds: Mapping[str, Rows], outputs: Sequence[str]) -> dict[str, Any]:
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._model.create_infer_request()
+        for name, value in feeds.items():
+            request.set_tensor(name, value.tensor)
+        if self._fixed:
+            for name in outputs:
+                # A fresh tensor, since a request writes over its own at the next run.
+                port = self._model.output(name)
+                request.set_tensor(name, self._openvino.Tensor(port.element_type, port.shape))
+        request.infer()
+        made = {name: request.get_tensor(name) for name in outputs}
+        if self._fixed:
+            self._idle.append(request)
+        return made
+
+
+def _size(rows: int) -> int:
+    """The smallest power of two that holds ``rows``."""
+    return 1 << (rows - 1).bit_length()

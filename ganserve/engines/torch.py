@@ -1,0 +1,127 @@
+"""PyTorch: the reference, for development. It runs the family's own modules with the weights that a bundle carries.
+
+So it needs what serving otherwise does without: torch, ganserve-trainers and the family's plugin.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ganserve import bundle, hookimpl, plugins
+from ganserve.engines import Options, Value, check_run
+from ganserve.errors import BundleError, EngineError, PluginError
+from ganserve.spec import Engine
+
+MODULES = "ganserve_trainers.export:torch_graphs"
+"""``(family, config, networks) ->`` the modules that export traces, by graph. A reference, for the core imports no trainers."""
+
+
+@hookimpl
+def ganserve_engines() -> Iterable[Engine]:
+    """The engine ``torch``."""
+    return [
+        Engine(
+            name="torch",
+            summary="PyTorch, the reference: runs the family's own code, so it needs the plugin",
+            available="ganserve.engines.torch:available",
+            load="ganserve.engines.torch:load",
+        )
+    ]
+
+
+def available() -> str | None:
+    """Why PyTorch cannot run here, or None."""
+    missing = [package for package in ("torch", "ganserve_trainers") if importlib.util.find_spec(package) is None]
+    if missing:
+        return f"{' and '.join(missing)} cannot be imported: pip install 'ganserve[train]'"
+    return None
+
+
+def load(graph_file: Path, options: Options) -> "TorchSession":
+    """The session of a bundle's ``graph_file``; :class:`EngineError` without the plugin, or if the weights do not fit it."""
+    if reason := available():
+        raise EngineError(reason)
+    return TorchSession(graph_file, options)
+
+
+class TorchSession:
+    """One graph in PyTorch; its values are tensors on the device."""
+
+    batch_invariant = False
+
+    def __init__(self, graph_file: Path, options: Options) -> None:
+        """Build the family's networks as the bundle's manifest says, and load the weights that lie in its graphs."""
+        import torch
+
+        self._graph = options.graph
+        self._device = torch.device(options.device)
+        if options.precision == "fp16" and self._device.type == "cpu":
+            raise EngineError("torch on a CPU runs fp32 or bf16, not fp16; choose one of them")
+        self._precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self._module: Any = _module(graph_file, options).to(self._device)
+
+    def upload(self, array: np.ndarray) -> Value:
+        """A tensor of ``array`` on the device."""
+        import torch
+
+        return torch.tensor(array, device=self._device)
+
+    def run(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> Mapping[str, Value]:
+        """The named outputs as tensors on the device; safe from several threads."""
+        import torch
+
+        check_run(self._graph, feeds, outputs)
+        if self._module is None:
+            raise EngineError(f"graph {self._graph.name!r}: the session was closed")
+        precision = self._precision
+        autocast = torch.autocast(self._device.type, precision) if precision else nullcontext()
+        try:
+            with torch.inference_mode(), autocast:
+                made = self._module(*(feeds[tensor.name] for tensor in self._graph.inputs))
+        except RuntimeError as error:
+            raise EngineError(f"torch failed in graph {self._graph.name!r}: {error}") from error
+        return {
+            tensor.name: value
+            for tensor, value in zip(self._graph.outputs, made, strict=False)
+            if tensor.name in outputs
+        }
+
+    def download(self, value: Value) -> np.ndarray:
+        """A copy of ``value`` on the host."""
+        array: np.ndarray = value.cpu().numpy().copy()
+        return array
+
+    def close(self) -> None:
+        """Drop the networks."""
+        self._module = None
+
+
+def _module(graph_file: Path, options: Options) -> Any:
+    import torch
+
+    name = options.graph.name
+    try:
+        manifest = bundle.read(graph_file.parent).manifest
+        family = plugins.load().family(manifest.family)
+        networks = plugins.resolve(family.build)(manifest.config)
+        module = plugins.resolve(MODULES)(family, manifest.config, networks)[name]
+    except (BundleError, PluginError) as error:
+        raise EngineError(f"torch cannot rebuild graph {name!r} of {graph_file}: {error}") from error
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(graph_file).graph.initializer}
+    wanted = module.state_dict()
+    # The exporter drops biases that are zero; whatever else is gone was merged with other weights.
+    if missing := sorted(key for key in wanted.keys() - stored.keys() if not key.endswith(".bias")):
+        raise EngineError(
+            f"torch cannot rebuild graph {name!r} of {graph_file}: export merged {', '.join(missing[:3])} with other weights; "
+            "use the engine onnxruntime"
+        )
+    for key, old in wanted.items():
+        old.copy_(torch.from_numpy(stored[key].copy()) if key in stored else torch.zeros_like(old))
+    return module

@@ -1,0 +1,98 @@
+"""Every Prometheus series, in one table. ``docs/metrics.md`` is generated from it.
+
+Called from the interceptor (requests, latency), the executor (batches) and the repository (loading) only. Labels hold names
+that the operator chose, never a caller's text.
+"""
+
+import platform
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from ganserve import __version__
+
+if TYPE_CHECKING:
+    from ganserve.serving.batcher import Batch
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""Bucket bounds of every duration: from one row of a small generator to a long inversion."""
+
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Bucket bounds of batch sizes."""
+
+
+class Metrics:
+    """The series of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("ganserve_requests", "Finished calls.", ("model", "task", "code"), registry=registry)
+        self.latency = Histogram(
+            "ganserve_latency_seconds",
+            "Whole time of a call in the server.",
+            ("model", "task"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.queue_time = Histogram(
+            "ganserve_queue_seconds",
+            "Time that rows waited for a batch.",
+            ("model",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.batch_rows = Histogram(
+            "ganserve_batch_rows", "Rows in a batch.", ("model",), buckets=ROWS, registry=registry
+        )
+        self.engine_time = Histogram(
+            "ganserve_engine_seconds",
+            "Time of a batch on its engine.",
+            ("model", "engine"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.encode_time = Histogram(
+            "ganserve_encode_seconds", "Time to encode one result.", ("format",), buckets=SECONDS, registry=registry
+        )
+        self.queue_rows = Gauge("ganserve_queue_rows", "Rows that wait for a batch.", ("device",), registry=registry)
+        self.in_flight = Gauge("ganserve_in_flight_requests", "Calls that are being served.", registry=registry)
+        self.rejected = Counter(
+            "ganserve_rejected_requests", "Calls refused before anything was computed.", ("reason",), registry=registry
+        )
+        self.cancelled_rows = Counter(
+            "ganserve_cancelled_rows", "Rows never run because their caller had gone.", registry=registry
+        )
+        self.images = Counter("ganserve_images", "Results made.", ("model",), registry=registry)
+        self.pixels = Counter("ganserve_pixels", "Pixels made.", ("model",), registry=registry)
+        self.engine_in_use = Gauge(
+            "ganserve_engine_in_use",
+            "1 for the engine that serves a graph.",
+            ("model", "graph", "engine"),
+            registry=registry,
+        )
+        self.load_time = Histogram(
+            "ganserve_model_load_seconds",
+            "Time to verify, load and golden-test a model.",
+            ("model",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.load_failures = Counter(
+            "ganserve_model_load_failures", "Bundles that could not be loaded.", registry=registry
+        )
+        self.build = Info("ganserve_build", "Version of the server.", registry=registry)
+        self.build.info({"version": __version__, "python": platform.python_version()})
+
+    def watch_queue(self, device: str, rows: Callable[[], int]) -> None:
+        """Read a device's waiting rows whenever Prometheus asks."""
+        self.queue_rows.labels(device).set_function(rows)
+
+    def observe_batch(self, batch: "Batch") -> None:
+        """Record one batch that has run."""
+        model, engine = batch.stage.model, batch.stage.engine
+        queue_time = self.queue_time.labels(model)
+        for piece in batch.slices:
+            queue_time.observe(batch.taken - piece.job.submitted)
+        self.batch_rows.labels(model).observe(batch.rows)
+        self.engine_time.labels(model, engine).observe(batch.seconds)

@@ -1,0 +1,328 @@
+"""Which rows meet in a batch, and which batch runs next on a device.
+
+Pure bookkeeping under one lock: no threads, no clock, no engine (:mod:`ganserve.serving.executor` has those). Rows of many
+requests wait in one *line* for each (stage, row shapes). :meth:`Batcher.take` picks a line and rows of it:
+
+- The line: one whose oldest deadline has become urgent goes first, the least slack before the others; else the line that has
+  had the least engine time (start-time fair queueing), so a busy model cannot starve a quiet one.
+- The rows: urgent jobs first, then the callers in turn, each the same share; so a request of a thousand rows is split over
+  many batches and lets single rows through between them.
+- Rows whose caller has gone are dropped; rows that cannot meet their deadline fail with DEADLINE_EXCEEDED at once.
+"""
+
+import heapq
+import itertools
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from ganserve.errors import DeadlineExceeded, QueueFull, RequestError
+
+Arrays = Mapping[str, np.ndarray]
+
+_MAX_LINES = 256
+"""Empty lines are kept for their timings, but not without end: row shapes may be the caller's choice."""
+
+
+class Stage(Protocol):
+    """What rows wait for: graphs that run as one batch. Compared by identity."""
+
+    @property
+    def model(self) -> str:
+        """The model's name, for metrics."""
+
+    @property
+    def engine(self) -> str:
+        """The engine's name, for metrics."""
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows of one batch."""
+
+    def run(self, feeds: Arrays) -> Arrays:
+        """Run the stage on a batch; every array has the rows first."""
+
+
+class Job:
+    """Rows of one request that wait for one stage.
+
+    ``deliver(start, outputs, batch)`` gets the rows ``start ..`` of the job as they are made, possibly out of order over several
+    batches; ``fail(error)`` is called at most once, and nothing is delivered after it. ``cancelled`` is the batcher's word for
+    "take no more rows", ``ended`` the executor's for "tell no more".
+    """
+
+    __slots__ = (
+        "caller",
+        "cancelled",
+        "deadline",
+        "deliver",
+        "ended",
+        "fail",
+        "feeds",
+        "line",
+        "number",
+        "rows",
+        "stage",
+        "submitted",
+        "taken",
+    )
+
+    def __init__(
+        self,
+        stage: Stage,
+        feeds: Arrays,
+        *,
+        rows: int,
+        caller: Hashable,
+        deliver: Callable[[int, Arrays, "Batch"], None],
+        fail: Callable[[Exception], None],
+        deadline: float = math.inf,
+    ) -> None:
+        self.stage, self.feeds, self.rows, self.caller = stage, feeds, rows, caller
+        self.deliver, self.fail, self.deadline = deliver, fail, deadline
+        self.taken = 0
+        self.cancelled = False
+        self.ended = False
+        self.submitted = 0.0
+        self.number = 0
+        self.line: _Line | None = None
+
+    @property
+    def waiting(self) -> int:
+        """The rows that no batch has taken yet."""
+        return 0 if self.cancelled else self.rows - self.taken
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """The rows ``start`` to ``stop`` (excluded) of a job."""
+
+    job: Job
+    start: int
+    stop: int
+
+
+class Batch(msgspec.Struct, eq=False):
+    """Rows that run together. ``seconds`` is set by the executor when they have run."""
+
+    line: "_Line"
+    slices: Sequence[Slice]
+    rows: int
+    taken: float
+    seconds: float = 0.0
+
+    @property
+    def stage(self) -> Stage:
+        """What the rows run through."""
+        return self.line.stage
+
+    def feeds(self) -> Arrays:
+        """The rows' inputs, concatenated; without a copy where one job fills the batch."""
+        parts = [_cut(piece.job.feeds, piece.start, piece.stop, piece.job.rows) for piece in self.slices]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def split(self, outputs: Arrays) -> Iterator[tuple[Slice, Arrays]]:
+        """Each slice with its rows of ``outputs``."""
+        offset = 0
+        for piece in self.slices:
+            end = offset + piece.stop - piece.start
+            yield piece, _cut(outputs, offset, end, self.rows)
+            offset = end
+
+    def singles(self) -> Iterator["Batch"]:
+        """One batch for each row, to find the row that broke this one."""
+        for piece in self.slices:
+            for row in range(piece.start, piece.stop):
+                yield Batch(self.line, (Slice(piece.job, row, row + 1),), 1, self.taken)
+
+
+class _Line:
+    """The jobs that wait for one stage with one set of row shapes."""
+
+    __slots__ = ("callers", "due", "seconds", "served", "stage", "waiting")
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.callers: dict[Hashable, deque[Job]] = {}
+        self.due: list[tuple[float, int, Job]] = []
+        self.waiting = 0
+        self.served = 0.0
+        self.seconds: dict[int, float] = {}
+
+    def estimate(self, rows: int) -> float:
+        """Seconds that a batch of ``rows`` takes, from the nearest size that has run; 0 before any has."""
+        if not self.seconds:
+            return 0.0
+        return self.seconds[min(self.seconds, key=lambda size: abs(size - rows))]
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Remember how long a batch took (moving average, so that a slow moment passes)."""
+        old = self.seconds.get(rows, seconds)
+        self.seconds[rows] = old + 0.2 * (seconds - old)
+
+
+class Batcher:
+    """The waiting rows of one device. Thread-safe; times are seconds of one monotonic clock that the caller reads."""
+
+    def __init__(self, max_rows: int = 4096) -> None:
+        """``max_rows`` bounds the rows that wait; a request beyond it is refused, never queued without end."""
+        self.max_rows = max_rows
+        self._lines: dict[Hashable, _Line] = {}
+        self._waiting = 0
+        self._served = 0.0
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """The rows that wait."""
+        return self._waiting
+
+    def submit(self, job: Job, now: float, *, admitted: bool = False) -> None:
+        """Queue ``job``; :class:`QueueFull` if it does not fit. ``admitted`` rows (a later stage, a loop's next run) always fit."""
+        with self._lock:
+            if not admitted and self._waiting + job.rows > self.max_rows:
+                raise QueueFull(
+                    f"{self._waiting} rows are waiting and {job.rows} more exceed the queue's {self.max_rows}; retry later or ask for fewer",
+                    retry_after=self._drain_seconds(),
+                )
+            key = (job.stage, *((name, array.shape[1:]) for name, array in job.feeds.items()))
+            line = self._lines.get(key)
+            if line is None:
+                line = self._lines[key] = _Line(job.stage)
+            if not line.waiting:
+                # A line that was empty gets no credit for the time it did not ask for.
+                line.served = max(line.served, self._served)
+            job.line, job.submitted, job.number = line, now, next(self._numbers)
+            line.callers.setdefault(job.caller, deque()).append(job)
+            if job.deadline < math.inf:
+                if len(line.due) > 64 + 2 * line.waiting:
+                    # Jobs that ran leave the heap when they surface; under a load that never ends they would pile up.
+                    line.due = [entry for entry in line.due if entry[2].waiting]
+                    heapq.heapify(line.due)
+                heapq.heappush(line.due, (job.deadline, job.number, job))
+            line.waiting += job.rows
+            self._waiting += job.rows
+
+    def cancel(self, job: Job) -> int:
+        """Forget the rows of ``job`` that no batch has taken; how many those were."""
+        with self._lock:
+            return self._drop(job)
+
+    def take(self, now: float) -> tuple[Batch | None, list[tuple[Job, RequestError]]]:
+        """The batch to run next, if rows wait, and the jobs that have failed meanwhile (the caller tells them, outside the lock)."""
+        with self._lock:
+            failed = [failure for line in self._lines.values() for failure in self._expire(line, now)]
+            lines = [line for line in self._lines.values() if line.waiting]
+            if not lines:
+                return None, failed
+            line = self._choose(lines, now)
+            slices = self._slices(line, now)
+            rows = sum(piece.stop - piece.start for piece in slices)
+            self._left(line, rows)
+            self._served = max(self._served, line.served)
+            return Batch(line, slices, rows, now), failed
+
+    def ran(self, batch: Batch, seconds: float) -> None:
+        """Record that ``batch`` took ``seconds`` of the device."""
+        with self._lock:
+            batch.seconds = seconds
+            batch.line.served += seconds
+            batch.line.observe(batch.rows, seconds)
+
+    def forget(self, stage: Stage) -> None:
+        """Drop the lines of a stage whose model has been unloaded; its jobs must be finished or cancelled."""
+        with self._lock:
+            self._lines = {key: line for key, line in self._lines.items() if line.stage is not stage}
+
+    def _drain_seconds(self) -> float:
+        seconds = sum(
+            line.waiting / line.stage.max_rows * line.estimate(line.stage.max_rows) for line in self._lines.values()
+        )
+        return max(0.05, min(seconds, 30.0))
+
+    def _drop(self, job: Job) -> int:
+        saved = job.waiting
+        job.cancelled = True
+        if job.line is not None:
+            self._left(job.line, saved)
+        return saved
+
+    def _left(self, line: _Line, rows: int) -> None:
+        line.waiting -= rows
+        self._waiting -= rows
+        if not line.waiting:
+            # Jobs that were cancelled or taken for urgency stay in their caller's queue until here.
+            line.callers.clear()
+            line.due.clear()
+            if len(self._lines) > _MAX_LINES:
+                self._lines = {key: kept for key, kept in self._lines.items() if kept.waiting}
+
+    def _expire(self, line: _Line, now: float) -> list[tuple[Job, RequestError]]:
+        failed: list[tuple[Job, RequestError]] = []
+        soonest = now + line.estimate(1)
+        while line.due and (line.due[0][0] <= soonest or not line.due[0][2].waiting):
+            deadline, _, job = heapq.heappop(line.due)
+            if job.waiting:
+                late = f"{job.waiting} of {job.rows} rows were still waiting {deadline - now:+.3f} s from the deadline and need {line.estimate(1):.3f} s"
+                self._drop(job)
+                failed.append((job, DeadlineExceeded(f"{late}; allow more time or ask for fewer rows")))
+        return failed
+
+    def _choose(self, lines: list[_Line], now: float) -> _Line:
+        horizon = now + sum(line.estimate(min(line.waiting, line.stage.max_rows)) for line in lines)
+        urgent = [line for line in lines if line.due and line.due[0][0] <= horizon]
+        if urgent:
+            return min(urgent, key=lambda line: line.due[0][0] - line.estimate(line.stage.max_rows))
+        return min(lines, key=lambda line: line.served)
+
+    def _slices(self, line: _Line, now: float) -> list[Slice]:
+        room = line.stage.max_rows
+        slices: list[Slice] = []
+        horizon = now + 2 * line.estimate(room)
+        while room and line.due and line.due[0][0] <= horizon:
+            job = heapq.heappop(line.due)[2]
+            if job.waiting:
+                room -= self._take(job, room, slices)
+                if job.waiting:
+                    heapq.heappush(line.due, (job.deadline, job.number, job))
+        while room and line.callers:
+            share = max(1, room // len(line.callers))
+            for caller in list(line.callers):
+                jobs = line.callers.pop(caller)
+                quota = min(share, room)
+                while quota and jobs:
+                    taken = self._take(jobs[0], quota, slices)
+                    quota -= taken
+                    room -= taken
+                    if not jobs[0].waiting:
+                        jobs.popleft()
+                if jobs:
+                    # To the back: the next batch starts with the callers that have waited longest.
+                    line.callers[caller] = jobs
+                if not room:
+                    break
+        return slices
+
+    @staticmethod
+    def _take(job: Job, most: int, slices: list[Slice]) -> int:
+        count = min(most, job.waiting)
+        if count:
+            if slices and slices[-1].job is job:
+                slices[-1] = Slice(job, slices[-1].start, slices[-1].stop + count)
+            else:
+                slices.append(Slice(job, job.taken, job.taken + count))
+            job.taken += count
+        return count
+
+
+def _cut(arrays: Arrays, start: int, stop: int, rows: int) -> Arrays:
+    if start == 0 and stop == rows:
+        return arrays
+    return {name: array[start:stop] for name, array in arrays.items()}

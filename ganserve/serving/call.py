@@ -1,0 +1,199 @@
+"""One request, free of protobuf: checked against its task, decoded, run, and its rows encoded.
+
+Every front (ganserve.v1 and those to come) makes an :class:`Ask` and reads :class:`Result` s, so all of them share the same
+checks, seeds, batches and errors.
+"""
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from concurrent.futures import Executor as Pool
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ganserve.codecs import EncodeOptions, Encoder, Media
+from ganserve.errors import InvalidArgument, Violation
+from ganserve.metrics import Metrics
+from ganserve.serving.executor import Executor
+from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.plan import LoopSegment, Plan
+from ganserve.serving.runner import Flow, Piece
+
+SEED = "seed"
+
+
+class Ask(msgspec.Struct, kw_only=True):
+    """What a caller asks of a task. ``values`` and ``tensors`` hold what was given, a sequence of ``rows`` elements each."""
+
+    model: Model
+    task: LoadedTask
+    rows: int
+    values: Mapping[str, Sequence[Any] | np.ndarray]
+    tensors: Mapping[str, np.ndarray]
+    returns: tuple[str, ...] = ()
+    encode: EncodeOptions = EncodeOptions()
+    caller: Hashable = None
+    deadline: float = math.inf
+
+
+class Result(msgspec.Struct, frozen=True, eq=False):
+    """One finished row: its number, its media, and the tensors asked for."""
+
+    row: int
+    media: Media
+    tensors: Mapping[str, np.ndarray]
+
+
+class Workers(msgspec.Struct, frozen=True):
+    """What calls run on: the device's executor, a pool of threads for encoding, the metrics."""
+
+    executor: Executor
+    pool: Pool
+    metrics: Metrics
+
+
+class Call:
+    """An :class:`Ask` that has been checked and decoded. Making one raises :class:`InvalidArgument`; nothing has run then."""
+
+    def __init__(self, ask: Ask, workers: Workers) -> None:
+        self._ask, self._workers = ask, workers
+        task = ask.task.task
+        self._encoder: Encoder = ask.task.encoder
+        self._options = self._encoder.check(ask.encode)
+        self._output = task.output.tensor
+        self.plan: Plan = ask.model.plan(
+            task,
+            frozenset(ask.tensors),
+            frozenset((*ask.values, SEED)),
+            frozenset((self._output, *ask.returns)),
+        )
+        self._refuse_unused()
+        self.seeds = self._choose_seeds()
+        self.encode_seconds = 0.0
+        self._started = time.monotonic()
+        self._flow = Flow(
+            self.plan,
+            workers.executor,
+            rows=ask.rows,
+            tensors={**ask.tensors, **self._decode()},
+            seeds=self.seeds,
+            caller=ask.caller,
+            deadline=ask.deadline,
+        )
+
+    def most_reply_bytes(self) -> int | None:
+        """An upper bound of what all rows take in a reply; None where a size is known only afterwards."""
+        total = 256
+        for name in (self._output, *self._ask.returns):
+            shape = self._ask.task.tensors[name].shape
+            if any(isinstance(size, str) for size in shape):
+                return None
+            fixed = tuple(size for size in shape if isinstance(size, int))
+            if name == self._output:
+                total += self._ask.rows * (64 + self._encoder.most_bytes(fixed, self._options))
+            if name in self._ask.returns:
+                total += self._ask.rows * (64 + 8 * math.prod(fixed))
+        return total
+
+    @property
+    def bit_exact(self) -> bool:
+        """Whether every engine on the way gives the same bits whatever the batch."""
+        return all(run.loaded.session.batch_invariant for run in self._runs())
+
+    @property
+    def engines(self) -> list[str]:
+        """The engine of each graph on the way, in order."""
+        return [run.loaded.engine for run in self._runs()]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds spent so far: in the queue, on the engine, encoding, and in all."""
+        times = self._flow.times
+        total = time.monotonic() - self._started
+        return {"queue": times.queue, "engine": times.engine, "encode": self.encode_seconds, "total": total}
+
+    async def results(self) -> AsyncIterator[Result]:
+        """The rows in order, each as soon as it and those before it are there."""
+        ready: dict[int, Result] = {}
+        wanted = 0
+        try:
+            async for piece in self._flow.pieces():
+                for result in await self._encode(piece):
+                    ready[result.row] = result
+                while wanted in ready:
+                    yield ready.pop(wanted)
+                    wanted += 1
+        finally:
+            self._flow.cancel()
+
+    async def _encode(self, piece: Piece) -> list[Result]:
+        started = time.monotonic()
+        if self._encoder.cheap(self._options):
+            media = self._encode_rows(piece)
+        else:
+            media = await asyncio.get_running_loop().run_in_executor(self._workers.pool, self._encode_rows, piece)
+        self.encode_seconds += time.monotonic() - started
+        self._count(piece, media)
+        returns = self._ask.returns
+        return [
+            Result(int(row), one, {name: piece.tensors[name][position] for name in returns})
+            for position, (row, one) in enumerate(zip(piece.rows, media, strict=True))
+        ]
+
+    def _encode_rows(self, piece: Piece) -> list[Media]:
+        observe = self._workers.metrics.encode_time.labels(self._options.format).observe
+        made = []
+        for row in piece.tensors[self._output]:
+            started = time.monotonic()
+            made.append(self._encoder.encode(row, self._options))
+            observe(time.monotonic() - started)
+        return made
+
+    def _count(self, piece: Piece, media: Sequence[Media]) -> None:
+        model = self._ask.model.name
+        self._workers.metrics.images.labels(model).inc(len(media))
+        pixels = sum(one.attributes.get("width", 0) * one.attributes.get("height", 0) for one in media)
+        self._workers.metrics.pixels.labels(model).inc(pixels)
+
+    def _refuse_unused(self) -> None:
+        """Nothing that a caller gives is silently ignored."""
+        instead = f" because {', '.join(sorted(self._ask.tensors))} was given" if self._ask.tensors else ""
+        reads = ", ".join(self._ask.task.task.values()) or "none"
+        violations = [
+            Violation(name, f"not used{instead}; task {self._ask.task.task.name!r} reads {reads}")
+            for name in self._ask.values
+            if name not in self.plan.reads
+        ]
+        violations += [
+            Violation(f"tensors[{name}]", "not used: the result does not depend on it")
+            for name in self._ask.tensors
+            if name not in self.plan.uses
+        ]
+        if violations:
+            raise InvalidArgument(violations)
+
+    def _choose_seeds(self) -> np.ndarray | None:
+        if SEED not in self.plan.reads:
+            return None
+        if SEED in self._ask.values:
+            return np.asarray(self._ask.values[SEED], np.uint64)
+        # 32 bits: enough that nobody meets another's images, short enough to type again.
+        seeds = np.empty((self._ask.rows, 2), np.uint64)
+        seeds[:, 0] = secrets.randbits(32)
+        seeds[:, 1] = np.arange(self._ask.rows)
+        return seeds
+
+    def _decode(self) -> dict[str, np.ndarray]:
+        values: dict[str, Any] = dict(self._ask.values)
+        if self.seeds is not None:
+            values[SEED] = self.seeds
+        decoders = self._ask.task.decoders
+        return {source.tensor: decoders[source.tensor].decode(values, self._ask.rows) for source in self.plan.decodes}
+
+    def _runs(self) -> list[Any]:
+        stages = (segment.stage if isinstance(segment, LoopSegment) else segment for segment in self.plan.segments)
+        return [run for stage in stages for run in stage.runs]

@@ -1,0 +1,152 @@
+"""The one place where errors become gRPC statuses, and calls become metrics.
+
+A caller gets the message of a :class:`ganserve.errors.RequestError`, with ``google.rpc`` details where the protocol has them;
+of any other exception it gets an id, under which the log has the traceback.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from ganserve.errors import InternalError, InvalidArgument, QueueFull, RequestError, Unavailable
+from ganserve.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+FIELDS = {"label": "labels"}
+"""Values whose request field has another name."""
+
+_target: ContextVar[list[str]] = ContextVar("target")
+
+
+def note_target(model: str, task: str) -> None:
+    """Tell the interceptor which model and task the running call has found; until then metrics call both ``unknown``."""
+    _target.get()[:] = (model, task)
+
+
+def status_of(error: RequestError) -> status_pb2.Status:
+    """The status that tells a caller of ``error``."""
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error))
+    details: list[Message] = []
+    if isinstance(error, InvalidArgument):
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(field=_field(field), description=description)
+            for field, description in error.violations
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if isinstance(error, QueueFull):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if isinstance(error, InternalError):
+        details.append(error_details_pb2.RequestInfo(request_id=error.error_id))
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Wraps every call of the ``ganserve`` services. While ``accepting`` is false, they answer UNAVAILABLE."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.accepting = False
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """The handler of one call, wrapped."""
+        handler = await continuation(details)
+        if handler is None or not details.method.startswith("/ganserve."):
+            return handler
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        )
+
+    def _unary(self, inner: Callable[..., Awaitable[Message]]) -> Callable[..., Awaitable[Message]]:
+        async def call(request: Message, context: grpc.aio.ServicerContext) -> Message:
+            watch = self._start()
+            try:
+                self._check_open()
+                reply = await inner(request, context)
+            except BaseException as error:
+                await self._failed(watch, error, context)
+                raise
+            self._finish(watch, "OK")
+            return reply
+
+        return call
+
+    def _streaming(self, inner: Callable[..., AsyncIterator[Message]]) -> Callable[..., AsyncIterator[Message]]:
+        async def call(request: Message, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
+            watch = self._start()
+            try:
+                self._check_open()
+                async for reply in inner(request, context):
+                    yield reply
+            except BaseException as error:
+                await self._failed(watch, error, context)
+                raise
+            self._finish(watch, "OK")
+
+        return call
+
+    def _check_open(self) -> None:
+        if not self.accepting:
+            raise Unavailable("the server is starting or draining; try again, or another replica")
+
+    def _start(self) -> tuple[float, list[str]]:
+        target = ["unknown", "unknown"]
+        _target.set(target)
+        self._metrics.in_flight.inc()
+        return time.monotonic(), target
+
+    def _finish(self, watch: tuple[float, list[str]], code: str) -> None:
+        started, (model, task) = watch
+        self._metrics.in_flight.dec()
+        self._metrics.requests.labels(model, task, code).inc()
+        self._metrics.latency.labels(model, task).observe(time.monotonic() - started)
+
+    async def _failed(
+        self, watch: tuple[float, list[str]], error: BaseException, context: grpc.aio.ServicerContext
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            late = (context.time_remaining() or 1.0) <= 0
+            self._finish(watch, "DEADLINE_EXCEEDED" if late else "CANCELLED")
+            return
+        if not isinstance(error, RequestError):
+            error_id = secrets.token_hex(6)
+            log.error("error %s in a call to %s", error_id, "/".join(watch[1]), exc_info=error)
+            error = InternalError(error_id)
+        if isinstance(error, QueueFull | Unavailable):
+            self._metrics.rejected.labels("queue_full" if isinstance(error, QueueFull) else "unavailable").inc()
+        elif isinstance(error, InvalidArgument):
+            self._metrics.rejected.labels("invalid").inc()
+        self._finish(watch, error.code)
+        status = rpc_status.to_status(status_of(error))
+        if isinstance(error, QueueFull):
+            # RetryInfo is for people's code; this is what gRPC's own retries obey.
+            pushback = ("grpc-retry-pushback-ms", str(round(error.retry_after * 1000)))
+            status = status._replace(trailing_metadata=(*status.trailing_metadata, pushback))
+        await context.abort_with_status(status)
+
+
+def _field(name: str) -> str:
+    base, bracket, rest = name.partition("[")
+    return FIELDS.get(base, base) + bracket + rest

@@ -1,0 +1,168 @@
+"""A loaded model: a verified bundle, an engine for each graph, and codecs for each task."""
+
+import logging
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from ganserve import golden
+from ganserve.bundle import Bundle, ExportedGraph
+from ganserve.codecs import Decoder, Encoder
+from ganserve.engines import Options, Precision, Session
+from ganserve.errors import BundleError, EngineError, GanserveError, NotFound, PluginError
+from ganserve.plugins import Plugins, resolve
+from ganserve.serving.plan import LoadedGraph, Plan, make_plan
+from ganserve.spec import Task, Tensor, tensors_of
+
+log = logging.getLogger(__name__)
+
+
+class EngineChoice(msgspec.Struct, frozen=True):
+    """An engine that may serve, with the precision it runs in. Written ``openvino`` or ``openvino:bf16``."""
+
+    name: str
+    precision: Precision = "fp32"
+
+    @classmethod
+    def parse(cls, text: str) -> "EngineChoice":
+        """The choice that ``text`` stands for; msgspec.ValidationError for an unknown precision."""
+        name, _, precision = text.partition(":")
+        return msgspec.convert({"name": name, "precision": precision or "fp32"}, cls)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How models are loaded. ``engines`` are tried in order for each graph; the first that passes the golden rows serves it."""
+
+    engines: tuple[EngineChoice, ...] = (EngineChoice("onnxruntime"),)
+    device: str = "cpu"
+    threads: int = 0
+    provider: str | None = None
+    max_batch: int = 16
+    """The most rows of one batch."""
+
+
+class LoadedTask(msgspec.Struct, frozen=True, eq=False):
+    """A task with its codecs, and every tensor it names."""
+
+    task: Task
+    tensors: Mapping[str, Tensor]
+    decoders: Mapping[str, Decoder]
+    encoder: Encoder
+
+
+class Model:
+    """A bundle that serves."""
+
+    def __init__(
+        self, bundle: Bundle, graphs: Mapping[str, LoadedGraph], tasks: Mapping[str, LoadedTask], max_batch: int
+    ) -> None:
+        self.manifest = bundle.manifest
+        self.graphs = graphs
+        self.tasks = tasks
+        self._max_batch = max_batch
+        self._plans: dict[tuple[str, frozenset[str], frozenset[str], frozenset[str]], Plan] = {}
+
+    @property
+    def name(self) -> str:
+        """The bundle's name."""
+        return self.manifest.name
+
+    def task(self, name: str, kind: str) -> LoadedTask:
+        """The task called ``name``, or the only one of ``kind`` if ``name`` is empty; :class:`NotFound` names what there is."""
+        of_kind = [loaded for loaded in self.tasks.values() if loaded.task.kind == kind]
+        chosen = [loaded for loaded in of_kind if loaded.task.name == name] if name else of_kind
+        if len(chosen) != 1:
+            names = ", ".join(loaded.task.name for loaded in of_kind) or "none"
+            wish = f"task {name!r}" if name else f"single task of kind {kind!r}"
+            raise NotFound(f"model {self.name!r} has no {wish}; its {kind} tasks are: {names}")
+        return chosen[0]
+
+    def plan(self, task: Task, given: frozenset[str], values: frozenset[str], wanted: frozenset[str]) -> Plan:
+        """The plan for requests of this kind; made once."""
+        key = (task.name, given, values, wanted)
+        if (plan := self._plans.get(key)) is None:
+            plan = self._plans[key] = make_plan(
+                task,
+                self.graphs,
+                model=self.name,
+                max_rows=self._max_batch,
+                given=given,
+                values=values,
+                wanted=wanted,
+            )
+        return plan
+
+    def close(self) -> None:
+        """Give back what the engines hold."""
+        for loaded in self.graphs.values():
+            loaded.session.close()
+
+
+def load_model(bundle: Bundle, plugins: Plugins, settings: Settings) -> Model:
+    """Load ``bundle``: every graph on the first engine that reproduces its golden rows, every task with its codecs.
+
+    Raises :class:`EngineError` when no engine does, with each one's reason, and :class:`BundleError` for a missing codec.
+    """
+    started = time.monotonic()
+    manifest = bundle.manifest
+    graphs = {graph.name: _load_graph(bundle, graph, plugins, settings) for graph in manifest.graphs}
+    try:
+        tasks = {task.name: _load_task(bundle, task, plugins) for task in manifest.tasks}
+    except (GanserveError, msgspec.ValidationError) as error:
+        raise BundleError(f"bundle {manifest.name!r}: {error}") from error
+    engines = ", ".join(f"{name} on {loaded.engine}" for name, loaded in graphs.items())
+    log.info("loaded %s %d (%s) in %.2f s", manifest.name, manifest.version, engines, time.monotonic() - started)
+    return Model(bundle, graphs, tasks, settings.max_batch)
+
+
+def _load_graph(bundle: Bundle, graph: ExportedGraph, plugins: Plugins, settings: Settings) -> LoadedGraph:
+    refusals = []
+    for choice in settings.engines:
+        try:
+            session = _load_session(bundle, graph, choice, plugins, settings)
+        except (EngineError, PluginError) as error:
+            log.warning("%s: engine %s refused: %s", bundle.manifest.name, choice.name, error)
+            refusals.append(f"{choice.name}: {error}")
+        else:
+            return LoadedGraph(graph, choice.name, session)
+    raise EngineError(
+        f"bundle {bundle.manifest.name!r}: no engine can serve graph {graph.name!r}: {'; '.join(refusals)}"
+    )
+
+
+def _load_session(
+    bundle: Bundle, graph: ExportedGraph, choice: EngineChoice, plugins: Plugins, settings: Settings
+) -> Session:
+    engine = plugins.engine(choice.name)
+    if reason := resolve(engine.available)():
+        raise EngineError(reason)
+    options = Options(
+        graph=graph,
+        device=settings.device,
+        precision=choice.precision,
+        threads=settings.threads,
+        provider=settings.provider,
+    )
+    session: Session = resolve(engine.load)(bundle.path(graph.file), options)
+    try:
+        golden.check(bundle, graph, session, choice.precision)
+    except Exception:
+        session.close()
+        raise
+    return session
+
+
+def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
+    tensors = tensors_of({graph.name: graph for graph in bundle.manifest.graphs}, task)
+    decoders = {}
+    for source in task.inputs:
+        codec = plugins.codec(source.codec)
+        if codec.decode is None:
+            raise BundleError(f"codec {codec.name!r} makes no tensors, but input {source.tensor!r} asks it to")
+        decoders[source.tensor] = resolve(codec.decode)(source, tensors[source.tensor], bundle.folder)
+    codec = plugins.codec(task.output.codec)
+    if codec.encode is None:
+        raise BundleError(f"codec {codec.name!r} makes no media, but the output of task {task.name!r} asks it to")
+    encoder = resolve(codec.encode)(task.output, tensors[task.output.tensor])
+    return LoadedTask(task, tensors, decoders, encoder)

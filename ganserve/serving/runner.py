@@ -1,0 +1,159 @@
+"""The dataflow of one request: pieces of its rows move from segment to segment, each at its own pace.
+
+A *piece* is some rows of the request at one point of its plan. Where the batcher splits or a loop lets rows go, the piece
+splits; every part goes on alone. Nothing here waits: the executor's deliveries push the pieces on.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Hashable
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from ganserve.serving.batcher import Arrays, Batch, Job
+from ganserve.serving.executor import Executor
+from ganserve.serving.plan import LoopSegment, Plan, Stage
+
+Deliver: TypeAlias = Callable[[int, Arrays, int], None]
+"""Takes the first row, the outputs and the number of rows that a batch made of a job."""
+
+
+class Times(msgspec.Struct):
+    """Seconds that a request's rows spent, summed over its batches; a batch shared with others counts whole."""
+
+    queue: float = 0.0
+    engine: float = 0.0
+
+
+class Piece(msgspec.Struct, frozen=True, eq=False):
+    """Some rows of a request: their numbers in it, and their tensors so far."""
+
+    rows: np.ndarray
+    tensors: Arrays
+
+    def part(self, start: int, stop: int) -> "Piece":
+        """The rows ``start`` to ``stop`` of this piece."""
+        if start == 0 and stop == len(self.rows):
+            return self
+        return Piece(self.rows[start:stop], {name: array[start:stop] for name, array in self.tensors.items()})
+
+    def pick(self, mask: np.ndarray) -> "Piece":
+        """The rows where ``mask`` is true."""
+        return Piece(self.rows[mask], {name: array[mask] for name, array in self.tensors.items()})
+
+    def plus(self, made: Arrays) -> "Piece":
+        """This piece with more tensors."""
+        return Piece(self.rows, {**self.tensors, **made})
+
+
+class _Round(msgspec.Struct, frozen=True, eq=False):
+    """Rows inside a loop: the stage's feeds for the next run, the run's number and the last one's, row by row."""
+
+    feeds: Arrays
+    counters: np.ndarray
+    limits: np.ndarray
+
+
+class Flow:
+    """One request on its way. Iterate :meth:`pieces` for the finished rows; :meth:`cancel` when the caller has gone."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        executor: Executor,
+        *,
+        rows: int,
+        tensors: Arrays,
+        seeds: np.ndarray | None,
+        caller: Hashable,
+        deadline: float = math.inf,
+    ) -> None:
+        """``tensors`` are those given or decoded, ``[rows, ...]``; ``seeds`` is ``[rows, 2]`` (seed, index) where the plan reads it."""
+        self.times = Times()
+        self._plan, self._executor, self._rows = plan, executor, rows
+        self._seeds, self._caller, self._deadline = seeds, caller, deadline
+        self._tensors = tensors
+        self._finished: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        self._jobs: set[Job] = set()
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Start, and give the finished rows as they come, in any order, with the plan's wanted tensors."""
+        self._advance(Piece(np.arange(self._rows), self._tensors), 0, admitted=False)
+        missing = self._rows
+        while missing:
+            piece = await self._finished.get()
+            if isinstance(piece, Exception):
+                self.cancel()
+                raise piece
+            missing -= len(piece.rows)
+            yield piece
+
+    def cancel(self) -> None:
+        """Drop every row that still waits."""
+        for job in self._jobs:
+            self._executor.cancel(job)
+        self._jobs.clear()
+
+    def _advance(self, piece: Piece, segment: int, *, admitted: bool = True) -> None:
+        if segment == len(self._plan.segments):
+            self._finished.put_nowait(piece)
+            return
+        stop = self._plan.segments[segment]
+        if isinstance(stop, LoopSegment):
+            feeds, limits = stop.start(piece.tensors, len(piece.rows))
+            self._loop(stop, piece, segment, _Round(feeds, np.zeros(len(limits), np.int64), limits), admitted)
+        else:
+            self._stage(stop, piece, segment, admitted)
+
+    def _stage(self, stage: Stage, piece: Piece, segment: int, admitted: bool) -> None:
+        def deliver(start: int, outputs: Arrays, rows: int) -> None:
+            self._advance(piece.part(start, start + rows).plus(outputs), segment + 1)
+
+        self._submit(stage, {name: piece.tensors[name] for name in stage.reads}, len(piece.rows), deliver, admitted)
+
+    def _loop(self, segment: LoopSegment, piece: Piece, position: int, turn: _Round, admitted: bool = True) -> None:
+        seeds = None if self._seeds is None else self._seeds[piece.rows]
+
+        def deliver(start: int, outputs: Arrays, rows: int) -> None:
+            part, cut = piece.part(start, start + rows), slice(start, start + rows)
+            counters, limits = turn.counters[cut], turn.limits[cut]
+            over = segment.finished(outputs, counters, limits)
+            if over.any():
+                made = segment.loop.makes(segment.graph)
+                ended = part.plus({name: outputs[port] for port, name in made.items()})
+                self._advance(ended.pick(over), position + 1)
+            if not over.all():
+                on = ~over
+                feeds = {port: array[cut][on] for port, array in turn.feeds.items()}
+                feeds |= {port: outputs[made][on] for made, port in segment.loop.state.items()}
+                self._loop(segment, part.pick(on), position, _Round(feeds, counters[on] + 1, limits[on]))
+
+        feeds = segment.feeds(turn.feeds, turn.counters, turn.limits, seeds)
+        self._submit(segment.stage, feeds, len(piece.rows), deliver, admitted)
+
+    def _submit(self, stage: Stage, feeds: Arrays, rows: int, deliver: Deliver, admitted: bool) -> None:
+        left = rows
+
+        def delivered(start: int, outputs: Arrays, batch: Batch) -> None:
+            nonlocal left
+            count = len(next(iter(outputs.values())))
+            self.times.queue += batch.taken - job.submitted
+            self.times.engine += batch.seconds
+            left -= count
+            if not left:
+                self._jobs.discard(job)
+            deliver(start, outputs, count)
+
+        job = Job(
+            stage,
+            feeds,
+            rows=rows,
+            caller=self._caller,
+            deliver=delivered,
+            fail=self._finished.put_nowait,
+            deadline=self._deadline,
+        )
+        self._executor.submit(job, admitted=admitted)
+        self._jobs.add(job)

@@ -1,0 +1,272 @@
+"""Protobuf messages ↔ the values of :mod:`ganserve.serving.call`. No other room but the service's reads or writes one."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ganserve.codecs import EncodeOptions, Media
+from ganserve.errors import InvalidArgument, Violation
+from ganserve.serving.call import SEED, Ask, Call, Result
+from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.repository import Entry
+from ganserve.spec import DType, Tensor
+from ganserve.v1 import generation_pb2 as pb
+from ganserve.v1 import media_pb2, models_pb2
+
+DTYPES: Mapping[media_pb2.DataType, DType] = {
+    media_pb2.DATA_TYPE_FLOAT32: "float32",
+    media_pb2.DATA_TYPE_FLOAT16: "float16",
+    media_pb2.DATA_TYPE_UINT8: "uint8",
+    media_pb2.DATA_TYPE_INT32: "int32",
+    media_pb2.DATA_TYPE_INT64: "int64",
+    media_pb2.DATA_TYPE_BOOL: "bool",
+}
+_DATA_TYPES: Mapping[str, media_pb2.DataType] = {dtype: number for number, dtype in DTYPES.items()}
+
+FORMATS: Mapping[media_pb2.ImageFormat, str] = {
+    media_pb2.IMAGE_FORMAT_UNSPECIFIED: "",
+    media_pb2.IMAGE_FORMAT_PNG: "png",
+    media_pb2.IMAGE_FORMAT_JPEG: "jpeg",
+    media_pb2.IMAGE_FORMAT_WEBP: "webp",
+    media_pb2.IMAGE_FORMAT_RAW: "raw",
+    media_pb2.IMAGE_FORMAT_NPY: "npy",
+    media_pb2.IMAGE_FORMAT_NPY_FLOAT: "npy-float",
+}
+_IMAGE_FORMATS = {name: number for number, name in FORMATS.items() if name}
+
+_STATES = {
+    "loading": models_pb2.MODEL_STATE_LOADING,
+    "ready": models_pb2.MODEL_STATE_READY,
+    "failed": models_pb2.MODEL_STATE_FAILED,
+}
+
+MAX_UINT64 = 2**64 - 1
+
+
+def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: int) -> Ask:
+    """The request as an :class:`Ask`; :class:`InvalidArgument` lists every field that is wrong in form, not only the first."""
+    wrong: list[Violation] = []
+    tensors = _tensors(request, task, wrong)
+    rows = _rows(request, tensors, max_rows, wrong)
+    values = _values(request, rows, wrong)
+    returns = tuple(dict.fromkeys(request.return_tensors))
+    known = ", ".join(task.tensors)
+    wrong += [
+        Violation("return_tensors", f"{name!r} is no tensor of task {task.task.name!r}; its tensors are {known}")
+        for name in returns
+        if name not in task.tensors
+    ]
+    if request.output.image_format not in FORMATS:
+        wrong.append(
+            Violation("output.image_format", f"{request.output.image_format} is unknown; expected 0 to {max(FORMATS)}")
+        )
+    if wrong:
+        raise InvalidArgument(wrong)
+    return Ask(
+        model=model,
+        task=task,
+        rows=rows,
+        values=values,
+        tensors={name: _fill(array, rows) for name, array in tensors.items()},
+        returns=returns,
+        encode=EncodeOptions(format=FORMATS[request.output.image_format], quality=request.output.quality),
+    )
+
+
+def sample_of(result: Result, call: Call) -> pb.Sample:
+    """A finished row as a message."""
+    sample = pb.Sample(media=_media(result.media))
+    if call.seeds is not None:
+        seed, index = call.seeds[result.row]
+        sample.seed.seed, sample.seed.index = int(seed), int(index)
+    for name, array in result.tensors.items():
+        sample.tensors[name].CopyFrom(tensor_message(array))
+    return sample
+
+
+def served_of(model: Model, call: Call) -> pb.Served:
+    """What served a call."""
+    exact = pb.DETERMINISM_BIT_EXACT if call.bit_exact else pb.DETERMINISM_TOLERANCE
+    return pb.Served(
+        model=model.name, version=model.manifest.version, engines=call.engines, determinism=exact, seconds=call.seconds
+    )
+
+
+def summary_of(entry: Entry) -> models_pb2.ModelSummary:
+    """One line of Models.List."""
+    loaded = entry.model
+    return models_pb2.ModelSummary(
+        model=entry.name,
+        version=entry.version,
+        family=loaded.manifest.family if loaded else "",
+        state=_STATES[entry.state],
+        reason=entry.reason,
+        engines={name: graph.engine for name, graph in loaded.graphs.items()} if loaded else {},
+    )
+
+
+def description_of(entry: Entry, model: Model) -> models_pb2.GetResponse:
+    """All of Models.Get."""
+    return models_pb2.GetResponse(
+        summary=summary_of(entry),
+        tasks=[_task(task) for task in model.tasks.values()],
+        licence=model.manifest.licence,
+        attribution=model.manifest.attribution,
+        provenance_json=msgspec.json.encode(model.manifest.provenance).decode(),
+    )
+
+
+def tensor_message(array: np.ndarray) -> media_pb2.Tensor:
+    """``array`` as a message."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return media_pb2.Tensor(data_type=_DATA_TYPES[array.dtype.name], shape=array.shape, data=little.tobytes())
+
+
+def _task(loaded: LoadedTask) -> models_pb2.Task:
+    facts: dict[str, Any] = {}
+    for decoder in loaded.decoders.values():
+        facts.update(decoder.describe())
+    return models_pb2.Task(
+        name=loaded.task.name,
+        kind=loaded.task.kind,
+        values=[
+            models_pb2.Value(name=name, description_json=json.dumps(facts.get(name, {})))
+            for name in loaded.task.values()
+        ],
+        tensors={
+            name: models_pb2.TensorSpec(
+                data_type=_DATA_TYPES[tensor.dtype],
+                shape=[size if isinstance(size, int) else -1 for size in tensor.shape],
+            )
+            for name, tensor in loaded.tensors.items()
+        },
+        output=loaded.task.output.tensor,
+    )
+
+
+def _media(media: Media) -> media_pb2.Media:
+    if media.kind == "image":
+        return media_pb2.Media(
+            image=media_pb2.Image(format=_IMAGE_FORMATS[media.format], data=media.data, **media.attributes)
+        )
+    return media_pb2.Media(array=media_pb2.Array(npy=media.data))
+
+
+def _rows(request: pb.SampleRequest, tensors: Mapping[str, np.ndarray], most: int, wrong: list[Violation]) -> int:
+    implied = max([len(request.seeds), *(len(array) for array in tensors.values())])
+    rows = request.count or implied
+    if not 1 <= rows <= most:
+        wrong.append(Violation("count", f"{rows} rows asked for; expected 1 to {most}"))
+        return 1
+    return rows
+
+
+def _values(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> dict[str, Sequence[Any] | np.ndarray]:
+    values: dict[str, Sequence[Any] | np.ndarray] = {}
+    if (seeds := _seeds(request, rows, wrong)) is not None:
+        values[SEED] = seeds
+    if request.labels:
+        labels = [_label(label, position, wrong) for position, label in enumerate(request.labels)]
+        values["label"] = _spread("labels", labels, rows, wrong)
+    if request.truncation:
+        values["truncation"] = _spread("truncation", request.truncation, rows, wrong)
+    for name, numbers in request.numbers.items():
+        if name in (SEED, "label", "truncation"):
+            wrong.append(Violation(f"numbers[{name}]", f"{name} has a field of its own"))
+        else:
+            values[name] = _spread(f"numbers[{name}]", numbers.values, rows, wrong)
+    return values
+
+
+def _seeds(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> np.ndarray | None:
+    if request.HasField("seed") and request.seeds:
+        wrong.append(Violation("seeds", "seed and seeds exclude each other; give one of them"))
+        return None
+    seeds = np.empty((rows, 2), np.uint64)
+    if request.seeds:
+        if len(request.seeds) != rows:
+            wrong.append(Violation("seeds", f"{len(request.seeds)} seeds for {rows} rows; give one for each row"))
+            return None
+        seeds[:, 0], seeds[:, 1] = request.seeds, request.first_index
+        return seeds
+    if request.HasField("seed"):
+        if request.first_index > MAX_UINT64 - rows:
+            wrong.append(Violation("first_index", f"{request.first_index} + {rows} rows exceed 2^64"))
+            return None
+        seeds[:, 0] = request.seed
+        seeds[:, 1] = np.arange(rows, dtype=np.uint64) + np.uint64(request.first_index)
+        return seeds
+    if request.first_index:
+        wrong.append(Violation("first_index", "an index needs the seed that it counts under; give seed or seeds"))
+    return None
+
+
+def _label(label: pb.Label, position: int, wrong: list[Violation]) -> int | str:
+    match label.WhichOneof("label"):
+        case "index":
+            return label.index
+        case "name":
+            return label.name
+        case _:
+            wrong.append(Violation(f"labels[{position}]", "empty; give an index or a name"))
+            return 0
+
+
+def _spread(field: str, given: Sequence[Any], rows: int, wrong: list[Violation]) -> Sequence[Any]:
+    if len(given) not in (1, rows):
+        wrong.append(Violation(field, f"{len(given)} values for {rows} rows; give one for all or one for each"))
+        return [0] * rows
+    return list(given) * rows if len(given) == 1 else list(given)
+
+
+def _tensors(request: pb.SampleRequest, task: LoadedTask, wrong: list[Violation]) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for name, message in request.tensors.items():
+        field = f"tensors[{name}]"
+        if (declared := task.tensors.get(name)) is None:
+            wrong.append(
+                Violation(
+                    field, f"task {task.task.name!r} has no such tensor; its tensors are {', '.join(task.tensors)}"
+                )
+            )
+        elif isinstance(array := _array(message, declared), str):
+            wrong.append(Violation(field, array))
+        else:
+            found[name] = array
+    rows = request.count or max([len(request.seeds), *(len(array) for array in found.values())])
+    for name, array in found.items():
+        if len(array) not in (1, rows):
+            wrong.append(
+                Violation(
+                    f"tensors[{name}]", f"{len(array)} rows for {rows} rows asked for; give one for all or one for each"
+                )
+            )
+    return found
+
+
+def _array(message: media_pb2.Tensor, declared: Tensor) -> np.ndarray | str:
+    """The tensor's rows, or what is wrong with them."""
+    want = f"expected {declared.dtype}{['rows', *declared.shape]}".replace("'", "")
+    dtype = DTYPES.get(message.data_type)
+    if dtype != declared.dtype:
+        return f"its type is {dtype or 'not told'}; {want}"
+    shape = tuple(message.shape)
+    if not shape or min(shape) < 1 or not declared.accepts(shape[1:]):
+        return f"its shape is {list(shape)}; {want}"
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if len(message.data) != size:
+        return f"{len(message.data)} bytes of data for shape {list(shape)}; expected {size}"
+    array = np.frombuffer(message.data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
+    if dtype in ("float32", "float16") and not np.isfinite(array).all():
+        return "it has NaN or infinity; expected finite numbers"
+    if dtype == "bool" and array.view(np.uint8).max() > 1:
+        return "it has bytes other than 0 and 1; expected bools"
+    return array.astype(dtype, copy=False)
+
+
+def _fill(array: np.ndarray, rows: int) -> np.ndarray:
+    return array if len(array) == rows else np.repeat(array, rows, axis=0)
