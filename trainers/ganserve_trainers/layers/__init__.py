@@ -1,0 +1,1 @@
+"""Layers that are the same maths in several families."""

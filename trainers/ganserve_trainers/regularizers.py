@@ -1,0 +1,46 @@
+"""What keeps a discriminator or critic smooth: gradient penalty, R1, weight clipping."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ganserve_trainers.recipe import Source
+
+Critic = Callable[[Tensor], Tensor]
+"""Images ``[n, ...]`` → logits ``[n, ...]``, each depending on its own image only (no batch normalization)."""
+
+
+def squared_gradient_norms(critic: Critic, images: Tensor) -> Tensor:
+    """|| d critic(x) / dx ||^2 of every image ``[n]``, differentiable in the critic's weights."""
+    images = images.detach().requires_grad_()
+    # Rows do not meet in the critic, so the gradient of the sum holds every row's own gradient.
+    (gradients,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
+    return gradients.float().flatten(1).square().sum(1)
+
+
+def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, source: Source, weight: float = 10.0) -> Tensor:
+    """Gulrajani et al., 2017 (WGAN-GP), eq. 3: weight * E[(||grad f(x^)||_2 - 1)^2], weight being the paper's lambda.
+
+    x^ lies between a real and a fake image, at a fraction drawn uniformly for each row. ``real`` and ``fake`` have one shape.
+    """
+    fraction = source.uniform().view(-1, *[1] * (real.dim() - 1))
+    between = fraction * real.detach() + (1 - fraction) * fake.detach()
+    norms = (squared_gradient_norms(critic, between) + TINY).sqrt()
+    return weight * (norms - 1).square().mean()
+
+
+def r1(critic: Critic, real: Tensor, gamma: float) -> Tensor:
+    """Mescheder et al., 2018, eq. 9: gamma / 2 * E[||grad D(x)||^2] on real images."""
+    return gamma / 2 * squared_gradient_norms(critic, real).mean()
+
+
+def clip_weights(parameters: Iterable[nn.Parameter], bound: float) -> None:
+    """Clamp every weight to [-bound, bound], in place (Arjovsky et al., 2017, algorithm 1, line 7)."""
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.clamp_(-bound, bound)
+
+
+TINY = 1e-12
+"""Added below a square root, whose slope at 0 is infinite: a critic with zero gradient must not give NaN."""
