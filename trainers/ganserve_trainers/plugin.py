@@ -1,1 +1,14 @@
-"""Commands that need torch: train, export."""
+"""Commands that need torch. This module imports none of it: torch is imported when a command runs."""
+
+import click
+
+from ganserve import hookimpl
+from ganserve_trainers.command import train
+from ganserve_trainers.export_command import export
+
+
+@hookimpl
+def ganserve_commands(cli: click.Group) -> None:
+    """Add ``train`` and ``export``."""
+    cli.add_command(train)
+    cli.add_command(export)

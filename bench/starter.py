@@ -1,0 +1,355 @@
+"""Measure a starter bundle and write what it is worth into its folder: README.md, samples.png and neighbours.png.
+
+    python bench/starter.py fashion --bundle BUNDLE --data FASHION_MNIST_FOLDER
+    python bench/starter.py emoji --bundle BUNDLE --data IMAGE_FOLDER --features NSFWJS_PACKAGE
+
+Images come from the exported ONNX graph, exactly as a server would make them. Nothing is picked by hand: samples are those of
+index 0, 1, 2, … of one seed. The exit status is 1 where a bundle misses a bar.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import numpy as np
+from ganserve_trainers.data import DataOptions, load
+from ganserve_trainers.metrics import frechet
+from ganserve_trainers.metrics.classifier import train_classifier
+from ganserve_trainers.metrics.diversity import diversity_ratio
+from ganserve_trainers.metrics.inception import FEATURE_NAME, PACKAGE, VERSION, FeatureExtractor
+from ganserve_trainers.metrics.neighbours import nearest
+from ganserve_trainers.metrics.pictures import beside_neighbours, grid, save_png
+from PIL import Image, ImageFilter
+
+from ganserve import bundle
+from ganserve.bundle import Bundle
+from ganserve.codecs.seeds import draw
+from ganserve.errors import BundleError, DataError, GanserveError
+from ganserve.spec import Noise
+
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+FASHION_TEST_IMAGES = "t10k-images-idx3-ubyte.gz"
+
+SMALLEST_SHARE = 0.04
+"""Each class must be at least this share of the samples, or the generator counts as collapsed."""
+
+SMALLEST_ACCURACY = 0.85
+"""A classifier below this test accuracy is no judge of samples."""
+
+GRID = 64
+PAIRS = 16
+ROWS = 100
+QUERIES = 500
+"""Images whose nearest training image is searched for the median distance."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is said of a bundle: paragraphs on the data, a table of figures, further text, and whether every bar was cleared (None without one)."""
+
+    data: str
+    figures: Sequence[tuple[str, str]]
+    notes: str
+    passed: bool | None
+
+
+def sampler(source: Bundle) -> Callable[[int, int, int], np.ndarray]:
+    """A function ``(seed, first index, count)`` → images uint8 ``[count, H, W, C]`` of the bundle's one-graph sample task."""
+    import onnxruntime
+
+    manifest = source.manifest
+    task = next((task for task in manifest.tasks if task.kind == "sample"), None)
+    if task is None or len(task.steps) != 1 or [entry.codec for entry in task.inputs] != ["noise"]:
+        raise BundleError(
+            f"{manifest.name} has no sample task of one graph fed by one noise; this report knows no other"
+        )
+    graph = manifest.graph(task.steps[0].graph)
+    noise, tensor = msgspec.convert(dict(task.inputs[0].options), Noise), graph.inputs[0]
+    shape = tuple(size for size in tensor.shape if isinstance(size, int))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(source.path(graph.file), options, providers=["CPUExecutionProvider"])
+
+    def sample(seed: int, first: int, count: int) -> np.ndarray:
+        parts = []
+        for start in range(first, first + count, ROWS):
+            pairs = np.array([(seed, i) for i in range(start, min(start + ROWS, first + count))], np.uint64)
+            parts += session.run([graph.outputs[0].name], {tensor.name: draw(noise, pairs, shape)})
+        return np.concatenate(parts)
+
+    return sample
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images uint8 ``[n, H, W, C]`` and labels int64 ``[n]``, or None where the data has none."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+def read_images(path: Path, like: np.ndarray) -> Labelled:
+    """The images at ``path`` in the size of ``like`` ``[m, H, W, C]``, prepared as in training."""
+    import torch
+
+    data = load(str(path), DataOptions(size=(like.shape[1], like.shape[2]), channels=like.shape[3]))
+    images, labels = next(data.feed([torch.arange(len(data))]))
+    return Labelled(images.permute(0, 2, 3, 1).contiguous().numpy(), None if labels is None else labels.numpy())
+
+
+def measure_fashion(samples: np.ndarray, train: Labelled, test: Labelled, seed: int) -> Report:
+    """Class shares, confidence and distance to the training images of ``samples``, against Fashion-MNIST's two parts."""
+    if train.labels is None or test.labels is None:
+        raise DataError("the data lacks labels; expected the four idx files of Fashion-MNIST in one folder")
+    images, test_images = train.images, test.images
+    click.echo("training the classifier (about a minute) …")
+    classifier = train_classifier(images, train.labels, seed=seed)
+    accuracy = classifier.accuracy(test_images, test.labels)
+    real, made = classifier.judge(test_images), classifier.judge(samples)
+    shares = made.shares(len(FASHION_CLASSES))
+    to_train = nearest(samples[:QUERIES], images).distance
+    test_to_train = nearest(test_images[:QUERIES], images).distance
+    rows = "\n".join(
+        f"| {name} | {share:.1%} | {known:.1%} |"
+        for name, share, known in zip(FASHION_CLASSES, shares, real.shares(len(FASHION_CLASSES)), strict=True)
+    )
+    return Report(
+        data="Fashion-MNIST (Xiao, Rasul, Vollgraf 2017; MIT licence): 60,000 grey 28×28 training images, 10,000 test images.",
+        figures=[
+            (
+                "Smallest class share among the samples (bar: 4 %)",
+                f"{shares.min():.1%} ({FASHION_CLASSES[shares.argmin()]})",
+            ),
+            ("Classifier's accuracy on the real test images (bar: 85 %)", f"{accuracy:.1%}"),
+            ("Classifier's mean confidence on samples", f"{made.confidence.mean():.3f}"),
+            ("Classifier's mean confidence on real test images", f"{real.confidence.mean():.3f}"),
+            (
+                "Mean pixel distance between two samples / two real images",
+                f"{diversity_ratio(samples, test_images):.3f}",
+            ),
+            ("Median distance of a sample to its nearest training image", grey_levels(to_train, samples)),
+            ("Median distance of a real test image to its nearest training image", grey_levels(test_to_train, samples)),
+        ],
+        notes=f"Classes that a small CNN, trained on the real training images, sees in {len(samples):,} samples "
+        f"and in the real test images:\n\n| class | samples | real |\n|---|---|---|\n{rows}\n",
+        passed=bool(shares.min() >= SMALLEST_SHARE and accuracy >= SMALLEST_ACCURACY),
+    )
+
+
+def measure_emoji(
+    samples: np.ndarray, real: np.ndarray, features: Callable[[np.ndarray], np.ndarray], seed: int
+) -> Report:
+    """Fréchet distances of ``samples`` and of blurred real images to real ones, beside the distance between two real sets."""
+    shuffled = real[np.random.default_rng(seed).permutation(len(real))]
+    half = min(len(samples), len(real) // 2)
+    one, two = shuffled[:half], shuffled[half : 2 * half]
+    known, other = features(one), features(two)
+    made, blurred = features(samples[:half]), features(blur(two, 1.0))
+    reference = frechet.fit(known)
+
+    def distance(rows: np.ndarray) -> str:
+        return f"{frechet.distance(frechet.fit(rows), reference):.2f}"
+
+    to_train = nearest(samples[:QUERIES], real).distance
+    real_to_rest = nearest(shuffled[:QUERIES], shuffled, skip_self=True).distance
+    return Report(
+        data="Google's Noto emoji as the npm package emoji-datasource-google 16.0.0 carries them (images Apache-2.0): "
+        f"{len(real):,} images of 64×64 pixels, flattened on white.",
+        figures=[
+            (f"Fréchet distance of {half:,} samples to {half:,} real images", distance(made)),
+            (f"Fréchet distance of {half:,} other real images to them", distance(other)),
+            ("Fréchet distance of the other real images, blurred (Gaussian, σ = 1 pixel), to them", distance(blurred)),
+            ("Mean feature distance between two samples / two real images", f"{diversity_ratio(made, known):.3f}"),
+            ("Mean pixel distance between two samples / two real images", f"{diversity_ratio(samples, one):.3f}"),
+            ("Median distance of a sample to its nearest training image", grey_levels(to_train, samples)),
+            ("Median distance of a real image to its nearest other one", grey_levels(real_to_rest, samples)),
+        ],
+        notes=f'"Fréchet distance" is that in {FEATURE_NAME} ({PACKAGE} {VERSION}). It is not FID and '
+        "compares with nothing but other figures made the same way, from as many images.\n",
+        passed=None,
+    )
+
+
+def grey_levels(distances: np.ndarray, images: np.ndarray) -> str:
+    """The median of L2 ``distances`` between such ``images``, as root mean square grey levels a pixel and channel."""
+    return f"{np.median(distances) / np.sqrt(images[0].size):.1f} grey levels"
+
+
+def blur(images: np.ndarray, sigma: float) -> np.ndarray:
+    """``images`` uint8 ``[n, H, W, C]`` under a Gaussian blur of ``sigma`` pixels."""
+    return np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))) for image in images])
+
+
+def remembered(extractor: FeatureExtractor, cache: Path | None) -> Callable[[np.ndarray], np.ndarray]:
+    """``extractor`` with a progress bar, and with its answers kept in the folder ``cache`` by the images' digest."""
+
+    def features(images: np.ndarray) -> np.ndarray:
+        name = hashlib.sha256(f"{VERSION} {images.shape}".encode() + images.tobytes()).hexdigest()
+        path = cache / f"{name}.npy" if cache else None
+        if path and path.is_file():
+            return np.asarray(np.load(path, allow_pickle=False))
+        with click.progressbar(range(0, len(images), 16), label=f"features of {len(images):,} images") as starts:
+            rows = np.concatenate([extractor(images[start : start + 16]) for start in starts])
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".part")
+            with temporary.open("wb") as stream:
+                np.save(stream, rows, allow_pickle=False)
+            temporary.replace(path)
+        return rows
+
+    return features
+
+
+def write_report(
+    source: Bundle, report: Report, samples: np.ndarray, real: np.ndarray, seed: int, command: str
+) -> None:
+    """Write the pictures and README.md into the bundle's folder. README.md and pictures are no part of the verified bundle."""
+    manifest, folder = source.manifest, source.folder
+    scale = max(1, 64 // samples.shape[1])
+    save_png(folder / "samples.png", grid(samples[:GRID], 8), scale)
+    closest = nearest(samples[:PAIRS], real).index
+    save_png(folder / "neighbours.png", beside_neighbours(samples[:PAIRS], real[closest]), scale)
+    height, width, channels = samples.shape[1:]
+    text = f"""# {manifest.name}
+
+{height}×{width} {"grey" if channels == 1 else "RGB"} images by `{manifest.family}`, preset `{manifest.preset}`, version {manifest.version}.
+
+![64 samples](samples.png)
+
+Seed {seed}, indices 0 to {GRID - 1}, none left out.
+
+## Data
+
+{report.data}
+
+Licence of this bundle: {manifest.licence}. {manifest.attribution}
+
+## Training
+
+{training(manifest.provenance)}
+
+## Figures
+
+| | |
+|---|---|
+{"".join(f"| {name} | {value} |{chr(10)}" for name, value in report.figures)}
+{report.notes}
+Samples are those of seed {seed}, index 0 to {len(samples) - 1}. Made by
+`python bench/starter.py {command} --seed {seed} --samples {len(samples)}`.
+
+## Nearest training images
+
+The first {PAIRS} samples in the first and third row; below each, the training image nearest to it (L2 in pixels).
+
+![{PAIRS} samples and their nearest training images](neighbours.png)
+"""
+    temporary = folder / ".README.md.part"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(folder / "README.md")
+
+
+def training(provenance: Mapping[str, Any]) -> str:
+    """How the bundle was trained, in Markdown: the command, then every other fact of the manifest's provenance."""
+    missing = [name for name in ("command", "seed") if name not in provenance]
+    if missing:
+        raise BundleError(
+            f"the manifest's provenance has no {' and no '.join(missing)}: a starter bundle must say how it was trained"
+        )
+    facts = "\n".join(f"| {name} | {value} |" for name, value in flat(provenance) if name != "command")
+    return f"```\n{provenance['command']}\n```\n\n| | |\n|---|---|\n{facts}"
+
+
+def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    """``facts`` as names and values; the names of nested ones are joined by dots, empty ones left out."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        elif value not in ("", [], None):
+            yield f"{prefix}{name}", str(value).replace("|", "\\|")
+
+
+def publish(
+    folder: Path, seed: int, count: int, command: str, measure: Callable[[np.ndarray], tuple[Report, np.ndarray]]
+) -> None:
+    """Sample ``count`` images of the bundle in ``folder``, ``measure`` them, write the report, and say how it went."""
+    try:
+        source = bundle.read(folder)
+        samples = sampler(source)(seed, 0, count)
+        report, real = measure(samples)
+        write_report(source, report, samples, real, seed, command)
+    except GanserveError as error:
+        raise click.ClickException(str(error)) from error
+    for name, value in report.figures:
+        click.echo(f"{name}: {value}")
+    verdict = {True: "pass", False: "FAIL", None: "written"}[report.passed]
+    click.echo(f"{verdict}: {folder / 'README.md'}")
+    if report.passed is False:
+        raise SystemExit(1)
+
+
+existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
+bundle_option = click.option("--bundle", "folder", required=True, type=existing_folder, help="The exported bundle.")
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the samples, splits and classifier.",
+)
+
+
+@click.group()
+def main() -> None:
+    """Measure a starter bundle and write its README and pictures."""
+
+
+@main.command()
+@bundle_option
+@seed_option
+@click.option("--data", required=True, type=existing_folder, help="Folder of Fashion-MNIST's four idx files.")
+@click.option(
+    "--samples", type=click.IntRange(min=GRID), default=2000, show_default=True, help="Number of samples to classify."
+)
+def fashion(folder: Path, seed: int, data: Path, samples: int) -> None:
+    """Classify samples by a CNN trained on the real images; each class must be at least 4 % of them."""
+
+    def measure(images: np.ndarray) -> tuple[Report, np.ndarray]:
+        train, test = read_images(data, images), read_images(data / FASHION_TEST_IMAGES, images)
+        return measure_fashion(images, train, test, seed), train.images
+
+    publish(folder, seed, samples, "fashion --bundle BUNDLE --data FASHION_MNIST_FOLDER", measure)
+
+
+@main.command()
+@bundle_option
+@seed_option
+@click.option("--data", required=True, type=existing_folder, help="Folder of the emoji images (img/google/64).")
+@click.option("--features", required=True, type=existing_folder, help=f"Unpacked npm package {PACKAGE} {VERSION}.")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps computed features.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=GRID),
+    default=1893,
+    show_default=True,
+    help="Images in each set: at most half of the real ones.",
+)
+def emoji(folder: Path, seed: int, data: Path, features: Path, cache: Path | None, samples: int) -> None:
+    """Compare features of samples with those of real images, beside the difference between two sets of real ones."""
+
+    def measure(images: np.ndarray) -> tuple[Report, np.ndarray]:
+        real = read_images(data, images).images
+        extract = remembered(FeatureExtractor(features), cache)
+        return measure_emoji(images, real, extract, seed), real
+
+    publish(folder, seed, samples, "emoji --bundle BUNDLE --data IMAGE_FOLDER --features NSFWJS_PACKAGE", measure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""Real images: readers of the layouts people have (:func:`open_images`) and data sets of one size (:func:`load`)."""
+
+from ganserve_trainers.data.collection import ArrayImages, Collection
+from ganserve_trainers.data.dataset import DataOptions, Dataset, Decoded, Description, Lazy, load
+from ganserve_trainers.data.layouts import open_images
+
+__all__ = [
+    "ArrayImages",
+    "Collection",
+    "DataOptions",
+    "Dataset",
+    "Decoded",
+    "Description",
+    "Lazy",
+    "load",
+    "open_images",
+]

@@ -1,0 +1,277 @@
+"""The training loop: one function, read from top to bottom. It knows phases and networks, and nothing of GANs.
+
+Every random number is a pure function of the run's seed and the place where it is used, and so is the order of the data:
+a run that was stopped and resumed gives the weights of one that was not, bit for bit on a CPU, and two processes give the
+weights of one with twice the batch, to rounding.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+
+from ganserve.errors import TrainingError
+from ganserve_trainers import checkpoint
+from ganserve_trainers.checkpoint import Checkpoint, State
+from ganserve_trainers.data import Dataset
+from ganserve_trainers.data.order import batches, mirrored
+from ganserve_trainers.distributed import any_process, average_buffers, average_gradients
+from ganserve_trainers.ema import Averages
+from ganserve_trainers.grid import save_grid
+from ganserve_trainers.interrupt import Interrupt
+from ganserve_trainers.log import Log, Meter
+from ganserve_trainers.recipe import Batch, Phase, Recipe, Source
+from ganserve_trainers.seeding import derive, generator
+
+COLLAPSE_CHECKS = 3
+"""So many previews in a row must look alike before a run counts as collapsed."""
+
+COLLAPSE_GRACE = 0.25
+"""A generator that never made varied images counts as collapsed only after this share of the run."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run goes, whatever the family.
+
+    ``batch`` is the number of images a process and update; lengths are in thousands of images, ``log_every`` in steps.
+    ``grid`` is the number of preview images. ``keep`` checkpoints stay. A run whose previews vary less than ``collapse`` times
+    as much as the real images (see :func:`spread`) is stopped; 0 never stops it.
+    """
+
+    seed: int
+    batch: int
+    kimg: float
+    snapshot_kimg: float = 50.0
+    log_every: int = 50
+    grid: int = 64
+    keep: int = 3
+    mirror: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    collapse: float = 0.02
+
+
+def train(
+    fabric: Fabric,
+    networks: Mapping[str, nn.Module],
+    recipe: Recipe,
+    data: Dataset,
+    folder: Path,
+    settings: Settings,
+    start: State,
+    resumed: Checkpoint | None = None,
+    console: Console | None = None,
+) -> State:
+    """Train ``networks`` by ``recipe`` on ``data`` until ``settings.kimg`` or a signal, and return where the run ended.
+
+    Logs, sample grids and checkpoints go to ``folder``. ``start`` is the state of a new run; ``resumed`` overrides it.
+    Raises :class:`TrainingError` where losses or weights stop being finite or the previews collapse; checkpoints saved
+    before that stay.
+    """
+    device, rank, world = fabric.device, fabric.global_rank, fabric.world_size
+    updates = max(phase.repeats for phase in recipe.phases)  # batches a step
+    images_a_step = updates * settings.batch * world
+    steps = math.ceil(settings.kimg * 1000 / images_a_step)
+    every = settings.snapshot_kimg * 1000
+    optimizers = list({id(phase.optimizer): phase.optimizer for phase in recipe.phases}.values())
+    trainable = {name: [p for p in network.parameters() if p.requires_grad] for name, network in networks.items()}
+    averages = Averages(networks, recipe.averaged)
+    _check_recipe(recipe, networks)
+    if resumed:
+        start = resumed.state
+        checkpoint.restore(networks, resumed.networks, resumed.path)
+        checkpoint.restore(averages.networks, resumed.averages, resumed.path)
+        checkpoint.restore_optimizers(optimizers, resumed)
+    for network in networks.values():
+        network.train()
+        if settings.compile:
+            network.compile()
+    state = start
+    feed = _feed(data, settings, state.step * updates, rank, world, device)
+    logging = Log(folder, steps * images_a_step, console or Console(), state.step, state.images)
+    meter = Meter()
+
+    with Interrupt() as interrupt, logging if rank == 0 else nullcontext() as log:
+        if log is not None:
+            preview = Preview(recipe, {**networks, **averages.networks}, data, settings, device)
+            if not resumed:
+                save_grid(preview.batch.images, folder / "samples" / "reals.png")
+                preview.save(folder, state, log)
+        for step in range(start.step, steps):
+            step_batches = list(itertools.islice(feed, updates))
+            for phase in recipe.phases:
+                if step % phase.every:
+                    continue
+                parameters = _thaw(phase, trainable)
+                for repeat, (images, labels) in enumerate(step_batches[: phase.repeats]):
+                    # One update: its random numbers, its loss, and its gradient averaged over the processes.
+                    place = (settings.seed, "noise", step, phase.name, repeat)
+                    torch.manual_seed(derive(*place, rank))  # dropout, and whatever else draws globally
+                    source = Source(generator(*place), settings.batch, rank, world, device)
+                    with fabric.autocast():
+                        loss, values = phase.loss(Batch(images, labels, source))
+                    phase.optimizer.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    average_gradients(parameters)
+                    if phase.clip is not None:
+                        nn.utils.clip_grad_norm_(parameters, phase.clip)
+                    phase.optimizer.step()
+                    if phase.after is not None:
+                        phase.after()
+                    meter.add({"loss": loss, **values}, phase.name)
+            seen = state.images + images_a_step
+            averages.update(images_a_step, seen)
+            state = msgspec.structs.replace(state, step=step + 1, images=seen)
+
+            # Everything below happens once an interval, or when a signal asks for it.
+            ends = state.step == steps
+            snapshot = ends or seen // every > (seen - images_a_step) // every
+            tick = snapshot or state.step % settings.log_every == 0
+            stop = (tick or world == 1) and any_process(interrupt.wanted, device)
+            if not (tick or stop):
+                continue
+            means = meter.take()
+            _check_losses(means, state)
+            if snapshot or stop:
+                average_buffers(networks)
+                _check_weights(networks, state)
+            if log is not None:
+                if snapshot:
+                    with log.aside():
+                        means["preview/variety"] = preview.save(folder, state, log)
+                    state = _judge(state, means["preview/variety"], state.step / steps, settings.collapse)
+                log.write(state.step, state.images, means)
+            if any_process(state.collapsed >= COLLAPSE_CHECKS, device):
+                raise TrainingError(_collapse_message(state, settings))
+            if log is not None and (ends or stop or (snapshot and not state.collapsed)):
+                with log.aside():
+                    checkpoint.save(
+                        folder / "checkpoints", state, networks, averages.networks, optimizers, settings.keep
+                    )
+            if stop:
+                break
+        fabric.barrier()
+    return state
+
+
+class Preview:
+    """The sample grid: always the same real images, labels and random numbers, so that only the networks change."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        networks: Mapping[str, nn.Module],
+        data: Dataset,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        """Pick ``settings.grid`` images for a preview of ``networks`` (averages where there are any)."""
+        self._recipe, self._networks, self._seed, self._device = recipe, networks, settings.seed, device
+        order = torch.randperm(len(data), generator=generator(settings.seed, "preview"))[: settings.grid]
+        pixels, labels = next(iter(data.feed(iter([order]))))
+        images = _normalise(pixels, device)
+        self.batch = Batch(images, None if labels is None else labels.to(device), self._source(len(order)))
+        self._real = spread(images)
+
+    def save(self, folder: Path, state: State, log: Log) -> float:
+        """Write the grid of ``state`` and return its variety: :func:`spread` of the previews over that of the real images."""
+        torch.manual_seed(derive(self._seed, "preview"))
+        modes = {name: network.training for name, network in self._networks.items()}
+        for network in self._networks.values():
+            network.eval()
+        with torch.no_grad():
+            batch = replace(self.batch, source=self._source(self.batch.rows))
+            images = self._recipe.preview(self._networks, batch)
+        for name, network in self._networks.items():
+            network.train(modes[name])
+        save_grid(images, folder / "samples" / f"fakes-{state.images // 1000:06d}.png")
+        log.images("samples", images, state.step)
+        return spread(images) / self._real if self._real > 0 else math.inf
+
+    def _source(self, rows: int) -> Source:
+        return Source(generator(self._seed, "preview"), rows, device=self._device)
+
+
+def spread(images: Tensor) -> float:
+    """How much images ``[n, C, H, W]`` differ from one another: the standard deviation over the images, averaged over the pixels."""
+    return float(images.detach().float().std(dim=0).mean())
+
+
+def _feed(
+    data: Dataset, settings: Settings, start: int, rank: int, world: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The batches of process ``rank`` from number ``start`` on, on ``device``, images in [-1, 1]."""
+    order = batches(settings.seed, len(data), settings.batch, start, rank, world)
+    for number, (pixels, labels) in zip(itertools.count(start), data.feed(order), strict=False):
+        images = _normalise(pixels, device)
+        if settings.mirror:
+            flips = mirrored(settings.seed, number, settings.batch, rank, world).to(device)
+            images = torch.where(flips[:, None, None, None], images.flip(3), images)
+        if settings.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        yield images, None if labels is None else labels.to(device)
+
+
+def _normalise(pixels: Tensor, device: torch.device) -> Tensor:
+    return pixels.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+
+
+def _thaw(phase: Phase, trainable: Mapping[str, Sequence[nn.Parameter]]) -> list[nn.Parameter]:
+    """Freeze all but the networks of ``phase``, and return the parameters that its optimizer moves."""
+    for name, parameters in trainable.items():
+        for parameter in parameters:
+            parameter.requires_grad_(name in phase.networks)
+    return [parameter for group in phase.optimizer.param_groups for parameter in group["params"]]
+
+
+def _check_recipe(recipe: Recipe, networks: Mapping[str, nn.Module]) -> None:
+    for name in {name for phase in recipe.phases for name in phase.networks} | set(recipe.averaged):
+        if name not in networks:
+            raise TrainingError(f"the recipe names a network {name!r}: the family builds {', '.join(sorted(networks))}")
+
+
+def _check_losses(means: Mapping[str, float], state: State) -> None:
+    broken = {name: value for name, value in means.items() if not math.isfinite(value)}
+    if broken:
+        raise TrainingError(f"training diverged before step {state.step}: {_list(broken)} is not finite; {_ADVICE}")
+
+
+def _check_weights(networks: Mapping[str, nn.Module], state: State) -> None:
+    for name, network in networks.items():
+        tensors = [tensor.detach() for tensor in network.state_dict().values() if tensor.is_floating_point()]
+        if tensors and not torch.stack(torch._foreach_norm(tensors)).isfinite().all():
+            raise TrainingError(
+                f"training diverged before step {state.step}: weights of {name!r} are not finite; {_ADVICE}"
+            )
+
+
+_ADVICE = "the last good checkpoint is kept: lower the learning rate or clip gradients, and train again"
+
+
+def _list(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in values.items())
+
+
+def _judge(state: State, variety: float, progress: float, threshold: float) -> State:
+    """``state`` with the collapse check's memory brought up to date."""
+    alike = variety < threshold and (state.diverse or progress >= COLLAPSE_GRACE)
+    return msgspec.structs.replace(
+        state, diverse=state.diverse or variety >= threshold, collapsed=state.collapsed + 1 if alike else 0
+    )
+
+
+def _collapse_message(state: State, settings: Settings) -> str:
+    return (
+        f"the generator collapsed: at step {state.step} {COLLAPSE_CHECKS} previews in a row varied less than "
+        f"{settings.collapse:g} times as much as the real images; the last good checkpoint is kept: "
+        "train with another seed, loss or learning rate, or switch the check off with --collapse 0"
+    )

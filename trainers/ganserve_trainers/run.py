@@ -1,0 +1,259 @@
+"""A run's folder: what it records about itself, how training starts or resumes in it, and how its result is read back.
+
+::
+
+    run.json        family, preset, configuration, data, seed, versions, settings (see RunRecord)
+    checkpoints/    see ganserve_trainers.checkpoint
+    samples/        reals.png, and fakes-000123.png at 123 thousand images
+    log.jsonl       one line an interval
+    tensorboard/    the same, for TensorBoard
+"""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+import torch.distributed as dist
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import nn
+
+import ganserve
+from ganserve.errors import TrainingError
+from ganserve.plugins import Plugins, installed, resolve
+from ganserve.spec import Family
+from ganserve_trainers import checkpoint
+from ganserve_trainers.checkpoint import State
+from ganserve_trainers.data import DataOptions, Dataset, Description, load
+from ganserve_trainers.loop import Settings, train
+from ganserve_trainers.seeding import derive
+
+RECORD = "run.json"
+FORMAT = 1
+
+
+class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the images are and how they are read; ``memory`` in bytes, see :class:`~ganserve_trainers.data.DataOptions`."""
+
+    where: str
+    broken: Literal["skip", "refuse"] = "refuse"
+    background: tuple[int, int, int] = (255, 255, 255)
+    memory: int = 4 * 2**30
+    workers: int = 2
+    licence: str = ""
+    attribution: str = ""
+
+
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``run.json``: all that is needed to resume a run, and to say later where a model comes from."""
+
+    format: int = FORMAT
+    family: str
+    preset: str
+    config: Mapping[str, Any]
+    seed: int
+    batch: int
+    """Images an update of all processes together."""
+    source: DataSource
+    data: Description
+    settings: Mapping[str, Any]
+    precision: str = "fp32"
+    threads: int | None = None
+    """CPU threads a process, None where PyTorch chose; part of the record since rounding depends on it."""
+    versions: Mapping[str, str]
+    command: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run: its networks in eval mode on the CPU, averages in place of the networks they follow."""
+
+    family: Family
+    preset: str
+    config: Mapping[str, Any]
+    networks: Mapping[str, nn.Module]
+    provenance: Mapping[str, Any]
+    """JSON-able: data, steps, images seen, seed, command line, versions; no paths but those typed in the command."""
+
+
+def start_run(
+    fabric: Fabric,
+    family: Family,
+    preset: str,
+    config: Mapping[str, Any],
+    source: DataSource,
+    folder: Path,
+    settings: Settings,
+    precision: str = "fp32",
+    threads: int | None = None,
+    console: Console | None = None,
+) -> State:
+    """Train a new run in ``folder``, which must hold no run yet; ``precision`` and ``threads`` are recorded for a resume.
+
+    Raises :class:`TrainingError`.
+    """
+    if (folder / RECORD).exists():
+        raise TrainingError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
+    data = load(source.where, data_options(config, source), source.licence, source.attribution)
+    fabric.barrier()  # every process has looked before the first one writes
+    record = RunRecord(
+        family=family.name,
+        preset=preset,
+        config=config,
+        seed=settings.seed,
+        batch=settings.batch * fabric.world_size,
+        source=source,
+        data=data.description,
+        settings=asdict(settings),
+        precision=precision,
+        threads=threads,
+        versions=_versions(),
+        command=_command_line(),
+    )
+    if fabric.global_rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(record, folder)
+    return _train(fabric, family, record, data, folder, settings, console, resume=False)
+
+
+def resume_run(
+    fabric: Fabric,
+    folder: Path,
+    changes: Mapping[str, Any],
+    console: Console | None = None,
+    plugins: Plugins | None = None,
+) -> State:
+    """Go on with the run in ``folder`` from its newest good checkpoint, or from the start where it has none.
+
+    ``changes`` replaces :class:`Settings` that leave the weights' path alone (kimg, snapshot_kimg, …). The run may go on with
+    another number of processes if it divides the batch. Raises :class:`TrainingError`, also where the data has changed.
+    """
+    record = read_record(folder)
+    family = (plugins or installed()).family(record.family)
+    if record.batch % fabric.world_size:
+        raise TrainingError(
+            f"the run's batch of {record.batch} images cannot be shared by {fabric.world_size} processes: use a divisor"
+        )
+    kept = {**record.settings, **changes, "batch": record.batch // fabric.world_size}
+    settings = Settings(**kept)
+    source = record.source
+    data = load(source.where, data_options(record.config, source), source.licence, source.attribution)
+    if data.description.fingerprint != record.data.fingerprint:
+        raise TrainingError(
+            f"the data at {source.where} has changed since the run began: {data.description.images} images now, "
+            f"{record.data.images} then, or other names or labels; restore it, or start a new run"
+        )
+    return _train(fabric, family, record, data, folder, settings, console, resume=True)
+
+
+def load_run(folder: Path, plugins: Plugins | None = None) -> Run:
+    """The run in ``folder`` at its newest good checkpoint. Raises :class:`TrainingError` where it has none."""
+    record = read_record(folder)
+    family = (plugins or installed()).family(record.family)
+    saved = checkpoint.latest(folder / "checkpoints")
+    if saved is None:
+        raise TrainingError(f"{folder} has no checkpoint yet: let `ganserve train` reach its first snapshot")
+    networks: dict[str, nn.Module] = dict(resolve(family.build)(record.config))
+    checkpoint.restore(networks, saved.networks, saved.path)
+    checkpoint.restore({name: networks[name] for name in saved.averages}, saved.averages, saved.path)
+    for network in networks.values():
+        network.eval().requires_grad_(False)
+    provenance = {
+        "data": msgspec.to_builtins(record.data),
+        "steps": saved.state.step,
+        "images_seen": saved.state.images,
+        "seed": record.seed,
+        "batch": record.batch,
+        "command": record.command,
+        "versions": dict(record.versions),
+    }
+    return Run(family, record.preset, record.config, networks, provenance)
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The ``run.json`` of ``folder``; :class:`TrainingError` where there is none or it cannot be read."""
+    try:
+        record = msgspec.json.decode((folder / RECORD).read_bytes(), type=RunRecord)
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{folder} holds no run: there is no {RECORD}; give the --out of a `ganserve train`"
+        ) from error
+    except (OSError, msgspec.MsgspecError) as error:
+        raise TrainingError(f"{folder / RECORD} cannot be read: {error}") from error
+    if record.format != FORMAT:
+        raise TrainingError(f"{folder / RECORD} has format {record.format}: this version reads format {FORMAT}")
+    return msgspec.structs.replace(record, config={key: _frozen(value) for key, value in record.config.items()})
+
+
+def data_options(config: Mapping[str, Any], source: DataSource) -> DataOptions:
+    """How ``source`` is read for a configuration, whose ``image`` is (height, width, channels) and whose ``classes`` is optional."""
+    height, width, channels = config["image"]
+    if channels not in (1, 3):
+        raise TrainingError(f"the preset's images have {channels} channels: image data has 1 (grey) or 3 (RGB)")
+    return DataOptions(
+        size=(height, width),
+        channels=channels,
+        classes=config.get("classes", 0),
+        broken=source.broken,
+        background=source.background,
+        memory=source.memory,
+        workers=source.workers,
+    )
+
+
+def _train(
+    fabric: Fabric,
+    family: Family,
+    record: RunRecord,
+    data: Dataset,
+    folder: Path,
+    settings: Settings,
+    console: Console | None,
+    resume: bool,
+) -> State:
+    torch.manual_seed(derive(record.seed, "init"))
+    networks: dict[str, nn.Module] = dict(resolve(family.build)(record.config))
+    for network in networks.values():
+        network.to(fabric.device)
+        if settings.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    recipe = resolve(family.train)(record.config, networks)
+    state = State(seed=record.seed, family=record.family, preset=record.preset, config=record.config)
+    saved = checkpoint.latest(folder / "checkpoints") if resume else None
+    try:
+        return train(fabric, networks, recipe, data, folder, settings, state, saved, console)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _frozen(value: Any) -> Any:
+    """``value`` with JSON's lists as the tuples that presets are made of."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "ganserve": ganserve.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "lightning-fabric": importlib.metadata.version("lightning-fabric"),
+    }
+
+
+def _write(record: RunRecord, folder: Path) -> None:
+    temporary = folder / f".{RECORD}.tmp"
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+    os.replace(temporary, folder / RECORD)
+
+
+def _command_line() -> str:
+    """The command that started this process, the program by its name alone."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,52 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ganserve_trainers.checkpoint import State
+from ganserve_trainers.distributed import make_fabric
+from ganserve_trainers.loop import Settings
+from ganserve_trainers.run import DataSource, start_run
+from rich.console import Console
+
+from ganserve import plugins
+from ganserve.plugins import Plugins
+
+FAMILIES = Path(__file__).parent / "families"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def families() -> Plugins:
+    """The installed plugins and the toy family."""
+    return plugins.load(plugins_dir=FAMILIES)
+
+
+@pytest.fixture
+def train_toy(families: Plugins) -> Callable[..., State]:
+    """Train the toy family on digits in a folder: ``train_toy(folder, preset, kimg=..., config={...})``."""
+
+    def run(folder: Path, preset: str = "tiny", config: dict[str, Any] | None = None, **settings: Any) -> State:
+        family = families.family("toy")
+        whole = {**family.config(preset), **(config or {})}
+        defaults = {"seed": 3, "batch": whole["batch"], "kimg": 1.0, "grid": 16, "log_every": 10}
+        return start_run(
+            make_fabric("cpu"),
+            family,
+            preset,
+            whole,
+            DataSource(where="digits:"),
+            folder,
+            Settings(**{**defaults, **settings}),
+            console=Console(quiet=True),
+        )
+
+    return run

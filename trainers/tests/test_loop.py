@@ -1,0 +1,229 @@
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ganserve_trainers import checkpoint
+from ganserve_trainers.checkpoint import State
+from ganserve_trainers.data import DataOptions, load
+from ganserve_trainers.distributed import make_fabric
+from ganserve_trainers.interrupt import Interrupt
+from ganserve_trainers.loop import Settings, spread, train
+from ganserve_trainers.run import DataSource, load_run, read_record, resume_run, start_run
+from PIL import Image
+from rich.console import Console
+
+from ganserve.errors import TrainingError
+from ganserve.plugins import Plugins, resolve
+
+Train = Callable[..., State]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the newest checkpoint of the run in ``folder``."""
+    saved = checkpoint.latest(folder / "checkpoints")
+    assert saved is not None
+    flat = {f"{part}/{name}": value for part in ("networks", "averages") for name, value in _flat(getattr(saved, part))}
+    return flat | dict(saved.optimizers)
+
+
+def _flat(networks: dict[str, dict[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+    return [(f"{name}/{key}", value) for name, tensors in networks.items() for key, value in tensors.items()]
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def resume(folder: Path, families: Plugins, **changes: object) -> State:
+    return resume_run(make_fabric("cpu"), folder, changes, Console(quiet=True), families)
+
+
+def test_a_run_learns(tmp_path: Path, train_toy: Train, families: Plugins) -> None:
+    train_toy(tmp_path, kimg=20.0, snapshot_kimg=10.0)
+    real = load("digits:", DataOptions(size=(8, 8), channels=1)).images.float() / 127.5 - 1
+    run = load_run(tmp_path, families)
+    torch.manual_seed(0)
+    untrained = resolve(run.family.build)(run.config)["generator"]
+
+    def distance(generator: torch.nn.Module) -> float:
+        """Between the mean and standard deviation images of fakes and reals: root mean square over the pixels."""
+        with torch.no_grad():
+            fakes = generator(torch.randn(1000, 8, generator=torch.Generator().manual_seed(0)))
+        return (fakes.mean(0) - real.mean(0)).square().mean().sqrt().item() + (
+            fakes.std(0) - real.std(0)
+        ).square().mean().sqrt().item()
+
+    assert distance(run.networks["generator"]) < 0.4 * distance(untrained)
+
+
+def test_a_stopped_and_resumed_run_equals_an_unstopped_one_bit_for_bit(
+    tmp_path: Path, train_toy: Train, families: Plugins
+) -> None:
+    train_toy(tmp_path / "whole", "dropout", kimg=2.0, mirror=True)
+    train_toy(tmp_path / "parts", "dropout", kimg=0.7, mirror=True)
+    half = weights(tmp_path / "parts")
+    state = resume(tmp_path / "parts", families, kimg=2.0)
+    assert state.images == 2016  # 63 steps of 2 batches of 16
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert any(not torch.equal(half[name], value) for name, value in weights(tmp_path / "parts").items())
+
+
+def test_a_signal_saves_and_stops_and_the_resumed_run_equals_an_unstopped_one(
+    tmp_path: Path, train_toy: Train, families: Plugins
+) -> None:
+    train_toy(tmp_path / "whole", kimg=24.0)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate() -> None:
+        while not (tmp_path / "parts" / "log.jsonl").exists():
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    stopped = train_toy(tmp_path / "parts", kimg=24.0)
+    thread.join()
+    assert 0 < stopped.images < 24000
+    assert signal.getsignal(signal.SIGTERM) is before
+    resume(tmp_path / "parts", families)
+    assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_a_second_signal_acts_at_once() -> None:
+    with Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.wanted
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_resumed_log_has_no_entry_twice(tmp_path: Path, train_toy: Train, families: Plugins) -> None:
+    train_toy(tmp_path, kimg=0.5)
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step":40,"images":640}\n{"step":50,"ima')  # written after the checkpoint, then a crash
+    resume(tmp_path, families, kimg=1.0)
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [10, 20, 30, 32, 40, 50, 60, 63]
+    assert {"discriminator/loss", "generator/loss", "discriminator/real", "images_per_second"} <= entries[4].keys()
+
+
+def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path, train_toy: Train) -> None:
+    with pytest.raises(TrainingError, match=r"diverged before step 40: discriminator/loss = nan is not finite"):
+        train_toy(tmp_path, config={"sabotage": "nan"}, snapshot_kimg=0.16)
+    saved = checkpoint.latest(tmp_path / "checkpoints")
+    assert saved is not None
+    assert saved.state.step == 30
+    assert all(value.isfinite().all() for value in weights(tmp_path).values())
+
+
+def test_a_collapsed_generator_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, train_toy: Train
+) -> None:
+    with pytest.raises(TrainingError, match="the generator collapsed: at step .* 3 previews in a row"):
+        train_toy(tmp_path, config={"sabotage": "collapse"}, snapshot_kimg=0.16, kimg=8.0)
+    saved = checkpoint.latest(tmp_path / "checkpoints")
+    assert saved is not None
+    assert saved.state.collapsed == 0
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert last["preview/variety"] < 0.02
+
+
+def test_the_collapse_check_can_be_switched_off(tmp_path: Path, train_toy: Train) -> None:
+    state = train_toy(tmp_path, config={"sabotage": "collapse"}, snapshot_kimg=0.16, kimg=4.0, collapse=0.0)
+    assert state.images == 4000
+
+
+def test_spread_is_the_mean_standard_deviation_over_the_images() -> None:
+    images = torch.tensor([[[[0.0, 1.0]]], [[[2.0, 1.0]]]])
+    assert spread(images) == pytest.approx((2**0.5 + 0) / 2)
+
+
+def test_a_run_folder_holds_grids_log_and_record(tmp_path: Path, train_toy: Train) -> None:
+    train_toy(tmp_path, kimg=2.0, snapshot_kimg=1.0)
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == ["fakes-000000.png", "fakes-000001.png", "fakes-000002.png", "reals.png"]
+    with Image.open(tmp_path / "samples" / "fakes-000001.png") as grid:
+        assert (grid.size, grid.mode) == ((32, 32), "L")
+        assert np.asarray(grid).std() > 1
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    record = read_record(tmp_path)
+    assert (record.family, record.preset, record.seed, record.data.images) == ("toy", "tiny", 3, 1797)
+    assert record.config["image"] == (8, 8, 1)
+    assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("*.pt"))
+
+
+def test_previews_always_use_the_same_seeds(tmp_path: Path, train_toy: Train) -> None:
+    train_toy(tmp_path / "a")
+    train_toy(tmp_path / "b")
+    first, second = ((tmp_path / run / "samples" / "fakes-000001.png").read_bytes() for run in "ab")
+    assert first == second
+
+
+def test_bf16_channels_last_trains(tmp_path: Path, families: Plugins) -> None:
+    family = families.family("dcgan")
+    config = family.config("tiny")
+    settings = Settings(seed=0, batch=8, kimg=0.2, grid=4, channels_last=True)
+    fabric = make_fabric("cpu", precision="bf16")
+    state = start_run(
+        fabric, family, "tiny", config, DataSource(where="digits:"), tmp_path, settings, console=Console(quiet=True)
+    )
+    assert state.step == 25
+    networks = checkpoint.latest(tmp_path / "checkpoints").networks  # type: ignore[union-attr]
+    assert all(value.dtype != torch.bfloat16 for tensors in networks.values() for value in tensors.values())
+
+
+def test_a_recipe_that_names_an_unknown_network_is_refused(tmp_path: Path, families: Plugins) -> None:
+    family = families.family("toy")
+    networks = resolve(family.build)(family.config("tiny"))
+    recipe = replace(resolve(family.train)(family.config("tiny"), networks), averaged={"mapping": 1.0})
+    data = load("digits:", DataOptions(size=(8, 8), channels=1))
+    state = State(seed=0, family="toy", preset="tiny", config={})
+    with pytest.raises(TrainingError, match="names a network 'mapping': the family builds discriminator, generator"):
+        train(make_fabric("cpu"), networks, recipe, data, tmp_path, Settings(seed=0, batch=8, kimg=1), state)
+
+
+def test_a_run_may_not_start_where_another_is(tmp_path: Path, train_toy: Train) -> None:
+    train_toy(tmp_path, kimg=0.1)
+    with pytest.raises(TrainingError, match="already holds a run: pass --resume"):
+        train_toy(tmp_path, kimg=0.1)
+
+
+def test_changed_data_is_refused_on_resume(tmp_path: Path, train_toy: Train, families: Plugins) -> None:
+    train_toy(tmp_path, kimg=0.1)
+    text = (tmp_path / "run.json").read_text()
+    fingerprint = json.loads(text)["data"]["fingerprint"]
+    (tmp_path / "run.json").write_text(text.replace(fingerprint, "0" * 16))
+    with pytest.raises(TrainingError, match="the data at digits: has changed since the run began"):
+        resume(tmp_path, families)
+
+
+def test_load_run_gives_the_averages_and_where_the_model_comes_from(
+    tmp_path: Path, train_toy: Train, families: Plugins
+) -> None:
+    train_toy(tmp_path, kimg=1.0)
+    run = load_run(tmp_path, families)
+    saved = checkpoint.latest(tmp_path / "checkpoints")
+    assert saved is not None
+    key = "body.0.weight"
+    assert torch.equal(run.networks["generator"].state_dict()[key], saved.averages["generator"][key])
+    assert not torch.equal(saved.networks["generator"][key], saved.averages["generator"][key])
+    assert not run.networks["generator"].training
+    provenance = json.loads(json.dumps(run.provenance))
+    assert (provenance["steps"], provenance["images_seen"], provenance["seed"]) == (63, 1008, 3)
+    assert provenance["data"]["images"] == 1797
+    assert str(tmp_path) not in json.dumps({key: value for key, value in provenance.items() if key != "command"})
+
+
+def test_load_run_of_a_folder_without_a_run_says_so(tmp_path: Path, families: Plugins) -> None:
+    with pytest.raises(TrainingError, match=r"holds no run: there is no run.json"):
+        load_run(tmp_path, families)

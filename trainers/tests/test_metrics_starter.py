@@ -1,0 +1,133 @@
+import gzip
+import importlib.util
+import struct
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from ganserve_trainers.export import Label, export_bundle
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from ganserve import bundle, plugins
+from ganserve.bundle import Bundle
+from ganserve.codecs.seeds import draw
+from ganserve.errors import BundleError
+from ganserve.spec import Noise
+
+PROVENANCE = {"command": "ganserve train dcgan --preset tiny", "seed": 5, "data": {"name": "digits", "images": 1500}}
+
+
+@pytest.fixture(scope="module")
+def starter() -> ModuleType:
+    path = Path(__file__).parents[2] / "bench" / "starter.py"
+    spec = importlib.util.spec_from_file_location("starter", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["starter"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The untrained tiny DCGAN: 8×8 grey images."""
+    family = plugins.load().family("dcgan")
+    config = family.config("tiny")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        networks = plugins.resolve(family.build)(config)
+    label = Label(name="tiny", licence="CC0-1.0", attribution="Nobody's images.", provenance=PROVENANCE)
+    return export_bundle(family, "tiny", config, networks, tmp_path_factory.mktemp("bundles") / "tiny", label)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+
+
+@pytest.fixture(scope="module")
+def digits_as_idx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, digits = tmp_path_factory.mktemp("idx"), load_digits()
+    for part, rows in (("train", slice(0, 1500)), ("t10k", slice(1500, None))):
+        write_idx(folder / f"{part}-images-idx3-ubyte.gz", digits.images[rows] * 15.9375)
+        write_idx(folder / f"{part}-labels-idx1-ubyte.gz", digits.target[rows])
+    return folder
+
+
+def test_samples_come_from_the_exported_graph(starter: ModuleType, tiny: Bundle):
+    sample = starter.sampler(tiny)
+    images = sample(7, 0, 130)
+    assert (images.shape, images.dtype) == ((130, 8, 8, 1), np.uint8)
+    np.testing.assert_array_equal(sample(7, 120, 10), images[120:])
+    golden = tiny.golden()["generator.image"]
+    np.testing.assert_array_equal(sample(tiny.manifest.golden.seed, 0, len(golden)), golden)
+
+
+def test_an_untrained_bundle_is_reported_and_fails(starter: ModuleType, tiny: Bundle, digits_as_idx: Path):
+    arguments = ["fashion", "--bundle", str(tiny.folder), "--data", str(digits_as_idx), "--samples", "200"]
+    result = CliRunner().invoke(starter.main, arguments)
+    assert result.exit_code == 1, result.output
+    assert "FAIL" in result.output
+    page = (tiny.folder / "README.md").read_text(encoding="utf-8")
+    for wanted in (
+        "# tiny",
+        PROVENANCE["command"],
+        "| seed | 5 |",
+        "| data.images | 1500 |",
+        "CC0-1.0. Nobody's images.",
+    ):
+        assert str(wanted) in page
+    assert page.count("%") > 20
+    with Image.open(tiny.folder / "samples.png") as picture:
+        assert picture.size == (8 * (2 + 8 * (8 + 2)),) * 2
+    with Image.open(tiny.folder / "neighbours.png") as picture:
+        assert picture.size == (8 * (2 + 8 * (8 + 2)), 4 * 8 * (2 + 8 + 2))
+    bundle.read(tiny.folder)
+
+
+def test_real_images_pass_where_noise_fails(starter: ModuleType, digits_as_idx: Path):
+    like = np.zeros((1, 8, 8, 1), np.uint8)
+    train, test = (
+        starter.read_images(path, like) for path in (digits_as_idx, digits_as_idx / starter.FASHION_TEST_IMAGES)
+    )
+    noise = draw(Noise(distribution="uniform", low=0, high=255), np.array([[0, 0]], np.uint64), (300, 8, 8, 1))[0]
+    good = starter.measure_fashion(train.images[:300], train, test, seed=0)
+    bad = starter.measure_fashion(noise.astype(np.uint8), train, test, seed=0)
+    assert good.passed
+    assert not bad.passed
+
+
+def test_emoji_figures_order_real_blurred_and_made(starter: ModuleType):
+    real = (load_digits().images * 15.9375).astype(np.uint8)[:800, :, :, None].repeat(3, axis=-1)
+    noise = np.random.default_rng(0).integers(0, 256, real.shape, np.uint8)
+    report = starter.measure_emoji(noise, real, lambda images: images[..., 0].reshape(len(images), -1) / 255.0, seed=0)
+    made, other, blurred = (float(value) for _, value in report.figures[:3])
+    assert other < blurred < made
+    assert "400 samples" in report.figures[0][0]
+    assert "not FID" in report.notes
+
+
+def test_features_are_remembered_by_the_images(starter: ModuleType, tmp_path: Path):
+    asked = []
+
+    def extractor(images: np.ndarray) -> np.ndarray:
+        asked.append(len(images))
+        return images.reshape(len(images), -1).astype(np.float32)
+
+    images = np.random.default_rng(0).integers(0, 256, (20, 2, 2, 3), np.uint8)
+    for _ in range(2):
+        np.testing.assert_array_equal(starter.remembered(extractor, tmp_path)(images), images.reshape(20, -1))
+    assert asked == [16, 4]
+    starter.remembered(extractor, tmp_path)(images[::-1])
+    assert asked == [16, 4, 16, 4]
+
+
+def test_a_bundle_that_hides_its_training_is_refused(starter: ModuleType):
+    with pytest.raises(BundleError, match="no command and no seed"):
+        starter.training({"steps": 3})
