@@ -8,6 +8,8 @@ folder, external data that stays in the bundle, and the manifest's tensors again
 import hashlib
 import io
 import os
+import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -25,6 +27,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 MAX_OPSET = 20
 
+_STANDARD = "ai.onnx"
+"""The domain of ONNX's own operators."""
+
 Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 _ONNX_DTYPES: Mapping[DType, int] = {
@@ -35,6 +40,9 @@ _ONNX_DTYPES: Mapping[DType, int] = {
     "int64": onnx.TensorProto.INT64,
     "bool": onnx.TensorProto.BOOL,
 }
+
+
+_ONNX_NAMES: Mapping[int, str] = {number: name for name, number in onnx.TensorProto.DataType.items()}
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +109,13 @@ class Manifest(Record, frozen=True, kw_only=True):
         named |= {
             file: f"input {source.tensor!r}" for task in self.tasks for source in task.inputs for file in source.files
         }
+        graphs = {graph.name: graph for graph in self.graphs}
+        for name, drawn in self.golden.noise.items():
+            if name not in graphs:
+                raise SpecError(f"golden noise is for graph {name!r}; there are {', '.join(graphs)}")
+            for tensor in map(graphs[name].input, drawn):
+                if tensor.dtype != "float32" or any(isinstance(size, str) for size in tensor.shape):
+                    raise SpecError(f"golden noise: input {tensor.name!r} of {name!r} must be float32 of a fixed shape")
         for file, user in named.items():
             check_name("file", file)
             if file not in self.files:
@@ -126,7 +141,8 @@ class Bundle(msgspec.Struct, frozen=True):
     def golden(self) -> dict[str, np.ndarray]:
         """The golden arrays by ``graph.tensor``."""
         with np.load(self.path(self.manifest.golden.file), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            # Members of another kind than .npy come as bytes; no golden array is one.
+            return {name: np.asarray(arrays[name]) for name in arrays.files}
 
 
 def read(folder: Path, limits: Limits | None = None) -> Bundle:
@@ -207,14 +223,15 @@ def _check_graph(folder: Path, graph: ExportedGraph, files: Mapping[str, File], 
         model = onnx.load(io.BytesIO((folder / graph.file).read_bytes()), load_external_data=False)
     except Exception as error:  # protobuf's own exception type differs between its implementations
         raise BundleError(f"{where} is not an ONNX file: {error}") from error
-    if model.functions:
-        raise BundleError(f"{where} defines functions of its own; export plain operators only")
-    for opset in model.opset_import:
-        if opset.domain not in ("", "ai.onnx") or opset.version != graph.opset:
-            raise BundleError(
-                f"{where} uses operators {opset.domain or 'ai.onnx'} {opset.version}; the manifest says ai.onnx {graph.opset} alone"
-            )
+    if model.functions or model.training_info:
+        raise BundleError(f"{where} defines functions or training of its own; export plain operators only")
+    opsets = [(opset.domain or _STANDARD, opset.version) for opset in model.opset_import]
+    if opsets != [(_STANDARD, graph.opset)]:
+        found = ", ".join(f"{domain} {version}" for domain, version in opsets) or "no opset"
+        raise BundleError(f"{where} uses operators {found}; the manifest says {_STANDARD} {graph.opset} alone")
     for node in _nodes(model.graph):
+        if node.domain not in ("", _STANDARD):
+            raise BundleError(f"{where} uses {node.op_type} of {node.domain!r}; only ONNX's own operators are run")
         if node.op_type.startswith("Random") or node.op_type == "Bernoulli":
             raise BundleError(f"{where} draws its own random numbers ({node.op_type}): noise must be an input")
     for tensor in _tensors(model.graph):
@@ -233,13 +250,12 @@ def _check_external(where: str, tensor: onnx.TensorProto, files: Mapping[str, Fi
         raise BundleError(
             f"{where}: weights {tensor.name!r} lie in {location!r}, which is not one of the bundle's files"
         )
-    try:
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", files[location].size))
-    except ValueError as error:
-        raise BundleError(
-            f"{where}: weights {tensor.name!r} have no readable place in {location!r}: {error}"
-        ) from error
-    if offset < 0 or length < 0 or offset + length > files[location].size:
+    size = files[location].size
+    place = [entries.get("offset", "0"), entries.get("length", str(size))]
+    if not all(re.fullmatch("[0-9]{1,19}", number) for number in place):
+        raise BundleError(f"{where}: weights {tensor.name!r} have no readable place in {location!r}: {place}")
+    offset, length = map(int, place)
+    if offset + length > size:
         raise BundleError(
             f"{where}: weights {tensor.name!r} lie outside {location!r} (offset {offset}, length {length})"
         )
@@ -255,7 +271,7 @@ def _check_signature(where: str, side: str, declared: tuple[Tensor, ...], found:
         real = by_name[tensor.name]
         dims = real.shape.dim
         if real.elem_type != _ONNX_DTYPES[tensor.dtype]:
-            name = onnx.TensorProto.DataType.Name(real.elem_type)
+            name = _ONNX_NAMES.get(real.elem_type, f"of the unknown type {real.elem_type}")
             raise BundleError(f"{where}: {side} {tensor.name!r} is {name}, the manifest says {tensor.dtype}")
         if not dims or dims[0].HasField("dim_value"):
             raise BundleError(f"{where}: the first axis of {side} {tensor.name!r} must be free, for it counts rows")
@@ -276,25 +292,31 @@ def _check_golden(folder: Path, manifest: Manifest, limits: Limits) -> None:
             f"{where} has {manifest.files[golden.file].size} bytes, at most {limits.golden_bytes} are read"
         )
     try:
+        with zipfile.ZipFile(folder / golden.file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > limits.golden_bytes:
+            raise BundleError(f"{where} unpacks to {unpacked} bytes, at most {limits.golden_bytes} are read")
         arrays = Bundle(manifest, folder).golden()
+    except BundleError:
+        raise
     except Exception as error:  # zipfile and numpy raise a dozen types for a damaged archive
         raise BundleError(f"{where} is not a plain npz archive: {error}") from error
     for graph in manifest.graphs:
         drawn = golden.noise.get(graph.name, {})
-        for tensor in (*graph.inputs, *graph.outputs):
-            if tensor.name in drawn:
-                continue
+        for tensor in (*(one for one in graph.inputs if one.name not in drawn), *graph.outputs):
             array = arrays.get(f"{graph.name}.{tensor.name}")
             if (
                 array is None
                 or array.dtype != tensor.dtype
-                or len(array) != golden.rows
+                or array.shape[:1] != (golden.rows,)
                 or not tensor.accepts(array.shape[1:])
             ):
                 have = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
                 raise BundleError(
                     f"{where} has {have} for {graph.name}.{tensor.name}: expected {golden.rows} rows of {tensor.dtype}{list(tensor.shape)}"
                 )
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise BundleError(f"{where} has NaN or infinity in {graph.name}.{tensor.name}: export the bundle again")
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -9,7 +9,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -48,14 +48,15 @@ class Plugins:
     def __init__(self, manager: pluggy.PluginManager, plugins: Iterable[Plugin]) -> None:
         """Ask every registered plugin its questions; raise :class:`PluginError` where two claim one name."""
         self._manager = manager
-        self._plugins = {plugin.name: plugin for plugin in plugins}
+        self._plugins = list(plugins)
+        self._registered = {plugin.name: n for n, plugin in enumerate(self._plugins) if plugin.status == "active"}
         self.families: Mapping[str, Family] = self._collect("ganserve_families", "family", Family)
         self.engines: Mapping[str, Engine] = self._collect("ganserve_engines", "engine", Engine)
         self.codecs: Mapping[str, Codec] = self._collect("ganserve_codecs", "codec", Codec)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Plugin]:
         """Every plugin, loaded or not, by name."""
-        return iter(sorted(self._plugins.values(), key=lambda plugin: plugin.name))
+        return iter(sorted(self._plugins, key=lambda plugin: plugin.name))
 
     def family(self, name: str) -> Family:
         """The family called ``name``."""
@@ -79,7 +80,8 @@ class Plugins:
 
     def _fail(self, name: str, error: Exception) -> None:
         reason = f"{type(error).__name__}: {error}"
-        self._plugins[name] = msgspec.structs.replace(self._plugins[name], status="failed", reason=reason)
+        number = self._registered[name]
+        self._plugins[number] = msgspec.structs.replace(self._plugins[number], status="failed", reason=reason)
 
     def _collect(self, hook: str, noun: str, record: type[T]) -> Mapping[str, T]:
         found: dict[str, tuple[T, str]] = {}
@@ -104,7 +106,7 @@ class Plugins:
         return {name: answer for name, (answer, _) in sorted(found.items())}
 
     def _title(self, name: str) -> str:
-        plugin = self._plugins[name]
+        plugin = self._plugins[self._registered[name]]
         return f"{plugin.name} ({plugin.distribution} {plugin.version})"
 
     def _get(self, records: Mapping[str, T], noun: str, name: str) -> T:
@@ -128,7 +130,7 @@ def load(plugins_dir: Path | None = None, extra: Iterable[ModuleType] = ()) -> P
             continue
         try:
             hooks = _register(manager, import_module(), name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             plugins.append(plugin(status="failed", reason=f"{type(error).__name__}: {error}"))
         else:
             plugins.append(plugin(status="active", hooks=hooks))
@@ -146,9 +148,9 @@ def resolve(reference: str) -> Any:
     module, _, attribute = reference.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise PluginError(
-            f"{reference!r} cannot be imported: {error}; is the package (or its extra) installed?"
+            f"{reference!r} cannot be imported: {type(error).__name__}: {error}; is the package (or its extra) installed?"
         ) from error
 
 
@@ -198,5 +200,9 @@ def _register(manager: pluggy.PluginManager, module: ModuleType, name: str) -> t
     marked = {attribute for attribute in named if hasattr(getattr(module, attribute), f"{GROUP}_impl")}
     if unknown := marked - known:
         raise PluginError(f"unknown hook {', '.join(sorted(unknown))}: the hooks are {', '.join(sorted(known))}")
+    if forgotten := (named - marked) & known:
+        raise PluginError(f"{', '.join(sorted(forgotten))} is not marked: write @ganserve.hookimpl above it")
+    if manager.has_plugin(name):
+        raise PluginError(f"another plugin is already called {name!r}: rename one of them, or remove one")
     manager.register(module, name=name)
     return tuple(sorted(marked))

@@ -3,11 +3,13 @@
 Pure bookkeeping under one lock: no threads, no clock, no engine (:mod:`ganserve.serving.executor` has those). Rows of many
 requests wait in one *line* for each (stage, row shapes). :meth:`Batcher.take` picks a line and rows of it:
 
-- The line: one whose oldest deadline has become urgent goes first, the least slack before the others; else the line that has
+- The line: one whose soonest deadline has become urgent goes first, the least slack before the others; else the line that has
   had the least engine time (start-time fair queueing), so a busy model cannot starve a quiet one.
 - The rows: urgent jobs first, then the callers in turn, each the same share; so a request of a thousand rows is split over
   many batches and lets single rows through between them.
-- Rows whose caller has gone are dropped; rows that cannot meet their deadline fail with DEADLINE_EXCEEDED at once.
+- Both times, after a few urgent choices in a row one is made fairly: who is always in a hurry cannot starve who is not.
+- Rows whose caller has gone are dropped; a job that can no longer meet its deadline fails with DEADLINE_EXCEEDED before any
+  more of its rows are run.
 """
 
 import heapq
@@ -27,6 +29,14 @@ Arrays = Mapping[str, np.ndarray]
 
 _MAX_LINES = 256
 """Empty lines are kept for their timings, but not without end: row shapes may be the caller's choice."""
+
+_URGENT_IN_A_ROW = 3
+"""How often urgency may decide before fairness does once."""
+
+_REFUSED_DISCOUNT = 0.9
+"""What an estimate is multiplied by when a job fails for it: else one slow batch could refuse all that would correct it."""
+
+Failures = list[tuple["Job", RequestError]]
 
 
 class Stage(Protocol):
@@ -145,26 +155,62 @@ class Batch(msgspec.Struct, eq=False):
 class _Line:
     """The jobs that wait for one stage with one set of row shapes."""
 
-    __slots__ = ("callers", "due", "seconds", "served", "stage", "waiting")
+    __slots__ = ("callers", "due", "hurried", "jobs", "seconds", "served", "stage", "waiting")
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.callers: dict[Hashable, deque[Job]] = {}
         self.due: list[tuple[float, int, Job]] = []
+        self.jobs = 0
         self.waiting = 0
+        self.hurried = 0
         self.served = 0.0
         self.seconds: dict[int, float] = {}
 
     def estimate(self, rows: int) -> float:
-        """Seconds that a batch of ``rows`` takes, from the nearest size that has run; 0 before any has."""
+        """Seconds that a batch of ``rows`` takes, from the nearest size that has run (in proportion, if larger); 0 before any has."""
         if not self.seconds:
             return 0.0
-        return self.seconds[min(self.seconds, key=lambda size: abs(size - rows))]
+        nearest = min(self.seconds, key=lambda size: abs(size - rows))
+        return self.seconds[nearest] * min(1.0, rows / nearest)
+
+    def needs(self, rows: int) -> float:
+        """Seconds that ``rows`` take at least, if the line serves nobody else."""
+        full, rest = divmod(rows, self.stage.max_rows)
+        return full * self.estimate(self.stage.max_rows) + (self.estimate(rest) if rest else 0.0)
 
     def observe(self, rows: int, seconds: float) -> None:
         """Remember how long a batch took (moving average, so that a slow moment passes)."""
         old = self.seconds.get(rows, seconds)
         self.seconds[rows] = old + 0.2 * (seconds - old)
+
+    def doubt(self) -> None:
+        """Lower the estimates, for one of them has refused a job."""
+        self.seconds = {size: seconds * _REFUSED_DISCOUNT for size, seconds in self.seconds.items()}
+
+    def add(self, job: Job) -> None:
+        """Append ``job`` behind its caller's others."""
+        # Jobs that ran early or were cancelled leave when they surface; under a load that never ends they would pile up.
+        if max(self.jobs, len(self.due)) > 64 + 2 * self.waiting:
+            self._prune()
+        self.jobs += 1
+        self.waiting += job.rows
+        self.callers.setdefault(job.caller, deque()).append(job)
+        if job.deadline < math.inf:
+            heapq.heappush(self.due, (job.deadline, job.number, job))
+
+    def clear(self) -> None:
+        """Let go of jobs that have nothing waiting; for a line that has none that does."""
+        self.callers.clear()
+        self.due.clear()
+        self.jobs = self.hurried = 0
+
+    def _prune(self) -> None:
+        kept = {caller: deque(job for job in jobs if job.waiting) for caller, jobs in self.callers.items()}
+        self.callers = {caller: jobs for caller, jobs in kept.items() if jobs}
+        self.jobs = sum(map(len, self.callers.values()))
+        self.due = [entry for entry in self.due if entry[2].waiting]
+        heapq.heapify(self.due)
 
 
 class Batcher:
@@ -176,6 +222,7 @@ class Batcher:
         self._lines: dict[Hashable, _Line] = {}
         self._waiting = 0
         self._served = 0.0
+        self._hurried = 0
         self._numbers = itertools.count()
         self._lock = threading.Lock()
 
@@ -184,14 +231,16 @@ class Batcher:
         """The rows that wait."""
         return self._waiting
 
+    def check_room(self, rows: int) -> None:
+        """Raise :class:`QueueFull` if ``rows`` more do not fit; a caller with work to do before it submits asks first."""
+        with self._lock:
+            self._check_room(rows)
+
     def submit(self, job: Job, now: float, *, admitted: bool = False) -> None:
         """Queue ``job``; :class:`QueueFull` if it does not fit. ``admitted`` rows (a later stage, a loop's next run) always fit."""
         with self._lock:
-            if not admitted and self._waiting + job.rows > self.max_rows:
-                raise QueueFull(
-                    f"{self._waiting} rows are waiting and {job.rows} more exceed the queue's {self.max_rows}; retry later or ask for fewer",
-                    retry_after=self._drain_seconds(),
-                )
+            if not admitted:
+                self._check_room(job.rows)
             key = (job.stage, *((name, array.shape[1:]) for name, array in job.feeds.items()))
             line = self._lines.get(key)
             if line is None:
@@ -200,34 +249,43 @@ class Batcher:
                 # A line that was empty gets no credit for the time it did not ask for.
                 line.served = max(line.served, self._served)
             job.line, job.submitted, job.number = line, now, next(self._numbers)
-            line.callers.setdefault(job.caller, deque()).append(job)
-            if job.deadline < math.inf:
-                if len(line.due) > 64 + 2 * line.waiting:
-                    # Jobs that ran leave the heap when they surface; under a load that never ends they would pile up.
-                    line.due = [entry for entry in line.due if entry[2].waiting]
-                    heapq.heapify(line.due)
-                heapq.heappush(line.due, (job.deadline, job.number, job))
-            line.waiting += job.rows
+            line.add(job)
             self._waiting += job.rows
 
     def cancel(self, job: Job) -> int:
         """Forget the rows of ``job`` that no batch has taken; how many those were."""
         with self._lock:
-            return self._drop(job)
+            saved = self._drop(job)
+            self._tidy()
+            return saved
 
-    def take(self, now: float) -> tuple[Batch | None, list[tuple[Job, RequestError]]]:
+    def clear(self) -> list[Job]:
+        """Forget every row that waits; the jobs they were of, which have not been told."""
+        with self._lock:
+            jobs = [
+                job for line in self._lines.values() for jobs in line.callers.values() for job in jobs if job.waiting
+            ]
+            for job in jobs:
+                self._drop(job)
+            self._tidy()
+            return jobs
+
+    def take(self, now: float) -> tuple[Batch | None, Failures]:
         """The batch to run next, if rows wait, and the jobs that have failed meanwhile (the caller tells them, outside the lock)."""
         with self._lock:
-            failed = [failure for line in self._lines.values() for failure in self._expire(line, now)]
-            lines = [line for line in self._lines.values() if line.waiting]
-            if not lines:
-                return None, failed
-            line = self._choose(lines, now)
-            slices = self._slices(line, now)
-            rows = sum(piece.stop - piece.start for piece in slices)
-            self._left(line, rows)
-            self._served = max(self._served, line.served)
-            return Batch(line, slices, rows, now), failed
+            failed: Failures = []
+            for line in self._lines.values():
+                self._expire(line, now, failed)
+            batch = None
+            while batch is None and (lines := [line for line in self._lines.values() if line.waiting]):
+                line = self._choose(lines, now)
+                if slices := self._slices(line, now, failed):
+                    rows = sum(piece.stop - piece.start for piece in slices)
+                    batch = Batch(line, slices, rows, now)
+                    self._left(line, rows)
+                    self._served = max(self._served, line.served)
+            self._tidy()
+            return batch, failed
 
     def ran(self, batch: Batch, seconds: float) -> None:
         """Record that ``batch`` took ``seconds`` of the device."""
@@ -236,16 +294,15 @@ class Batcher:
             batch.line.served += seconds
             batch.line.observe(batch.rows, seconds)
 
-    def forget(self, stage: Stage) -> None:
-        """Drop the lines of a stage whose model has been unloaded; its jobs must be finished or cancelled."""
-        with self._lock:
-            self._lines = {key: line for key, line in self._lines.items() if line.stage is not stage}
+    def _check_room(self, rows: int) -> None:
+        if self._waiting + rows > self.max_rows:
+            raise QueueFull(
+                f"{self._waiting} rows are waiting and {rows} more exceed the queue's {self.max_rows}; retry later or ask for fewer",
+                retry_after=self._drain_seconds(),
+            )
 
     def _drain_seconds(self) -> float:
-        seconds = sum(
-            line.waiting / line.stage.max_rows * line.estimate(line.stage.max_rows) for line in self._lines.values()
-        )
-        return max(0.05, min(seconds, 30.0))
+        return max(0.05, min(sum(line.needs(line.waiting) for line in self._lines.values()), 30.0))
 
     def _drop(self, job: Job) -> int:
         saved = job.waiting
@@ -257,52 +314,65 @@ class Batcher:
     def _left(self, line: _Line, rows: int) -> None:
         line.waiting -= rows
         self._waiting -= rows
-        if not line.waiting:
-            # Jobs that were cancelled or taken for urgency stay in their caller's queue until here.
-            line.callers.clear()
-            line.due.clear()
-            if len(self._lines) > _MAX_LINES:
-                self._lines = {key: kept for key, kept in self._lines.items() if kept.waiting}
 
-    def _expire(self, line: _Line, now: float) -> list[tuple[Job, RequestError]]:
-        failed: list[tuple[Job, RequestError]] = []
-        soonest = now + line.estimate(1)
-        while line.due and (line.due[0][0] <= soonest or not line.due[0][2].waiting):
-            deadline, _, job = heapq.heappop(line.due)
-            if job.waiting:
-                late = f"{job.waiting} of {job.rows} rows were still waiting {deadline - now:+.3f} s from the deadline and need {line.estimate(1):.3f} s"
-                self._drop(job)
-                failed.append((job, DeadlineExceeded(f"{late}; allow more time or ask for fewer rows")))
-        return failed
+    def _tidy(self) -> None:
+        for line in self._lines.values():
+            if not line.waiting:
+                line.clear()
+        if len(self._lines) > _MAX_LINES:
+            self._lines = {key: kept for key, kept in self._lines.items() if kept.waiting}
+
+    def _expire(self, line: _Line, now: float, failed: Failures) -> None:
+        """Fail the jobs at the head of ``line.due`` that are late; what lies behind them is judged when its turn comes."""
+        while line.due and (not line.due[0][2].waiting or self._is_late(line.due[0][2], now, failed)):
+            heapq.heappop(line.due)
+
+    def _is_late(self, job: Job, now: float, failed: Failures) -> bool:
+        """Whether ``job``, which waits, can no longer end by its deadline; it has failed then."""
+        line = job.line
+        assert line is not None, "a job that waits has a line"
+        left = job.deadline - now
+        if left > (needed := line.needs(job.waiting)):
+            return False
+        late = f"{job.waiting} of {job.rows} rows still wait {left:.3f} s before the deadline and need {needed:.3f} s"
+        if left > 0:
+            line.doubt()
+        self._drop(job)
+        failed.append((job, DeadlineExceeded(f"{late}; allow more time or ask for fewer rows")))
+        return True
 
     def _choose(self, lines: list[_Line], now: float) -> _Line:
         horizon = now + sum(line.estimate(min(line.waiting, line.stage.max_rows)) for line in lines)
         urgent = [line for line in lines if line.due and line.due[0][0] <= horizon]
-        if urgent:
+        if urgent and self._hurried < _URGENT_IN_A_ROW:
+            self._hurried += 1
             return min(urgent, key=lambda line: line.due[0][0] - line.estimate(line.stage.max_rows))
+        self._hurried = 0
         return min(lines, key=lambda line: line.served)
 
-    def _slices(self, line: _Line, now: float) -> list[Slice]:
+    def _slices(self, line: _Line, now: float, failed: Failures) -> list[Slice]:
+        """Rows for one batch, taken; empty if all that waited was late."""
         room = line.stage.max_rows
         slices: list[Slice] = []
         horizon = now + 2 * line.estimate(room)
-        while room and line.due and line.due[0][0] <= horizon:
-            job = heapq.heappop(line.due)[2]
-            if job.waiting:
-                room -= self._take(job, room, slices)
-                if job.waiting:
-                    heapq.heappush(line.due, (job.deadline, job.number, job))
+        while room and line.hurried < _URGENT_IN_A_ROW and line.due and line.due[0][0] <= horizon:
+            job = line.due[0][2]
+            room -= self._take(job, room, slices, now, failed)
+            if not job.waiting:
+                heapq.heappop(line.due)
+        line.hurried = 0 if room else line.hurried + 1
         while room and line.callers:
             share = max(1, room // len(line.callers))
             for caller in list(line.callers):
                 jobs = line.callers.pop(caller)
                 quota = min(share, room)
                 while quota and jobs:
-                    taken = self._take(jobs[0], quota, slices)
+                    taken = self._take(jobs[0], quota, slices, now, failed)
                     quota -= taken
                     room -= taken
                     if not jobs[0].waiting:
                         jobs.popleft()
+                        line.jobs -= 1
                 if jobs:
                     # To the back: the next batch starts with the callers that have waited longest.
                     line.callers[caller] = jobs
@@ -310,15 +380,15 @@ class Batcher:
                     break
         return slices
 
-    @staticmethod
-    def _take(job: Job, most: int, slices: list[Slice]) -> int:
+    def _take(self, job: Job, most: int, slices: list[Slice], now: float, failed: Failures) -> int:
+        if not job.waiting or (job.deadline < math.inf and self._is_late(job, now, failed)):
+            return 0
         count = min(most, job.waiting)
-        if count:
-            if slices and slices[-1].job is job:
-                slices[-1] = Slice(job, slices[-1].start, slices[-1].stop + count)
-            else:
-                slices.append(Slice(job, job.taken, job.taken + count))
-            job.taken += count
+        if slices and slices[-1].job is job:
+            slices[-1] = Slice(job, slices[-1].start, slices[-1].stop + count)
+        else:
+            slices.append(Slice(job, job.taken, job.taken + count))
+        job.taken += count
         return count
 
 

@@ -8,7 +8,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
 from concurrent.futures import Executor as Pool
 from typing import Any
 
@@ -21,7 +21,7 @@ from ganserve.metrics import Metrics
 from ganserve.serving.executor import Executor
 from ganserve.serving.model import LoadedTask, Model
 from ganserve.serving.plan import LoopSegment, Plan
-from ganserve.serving.runner import Flow, Piece
+from ganserve.serving.runner import Flow, Piece, Times
 
 SEED = "seed"
 
@@ -57,7 +57,7 @@ class Workers(msgspec.Struct, frozen=True):
 
 
 class Call:
-    """An :class:`Ask` that has been checked and decoded. Making one raises :class:`InvalidArgument`; nothing has run then."""
+    """An :class:`Ask` that has been checked. Making one raises :class:`InvalidArgument`; nothing has been computed then."""
 
     def __init__(self, ask: Ask, workers: Workers) -> None:
         self._ask, self._workers = ask, workers
@@ -68,26 +68,18 @@ class Call:
         self.plan: Plan = ask.model.plan(
             task,
             frozenset(ask.tensors),
-            frozenset((*ask.values, SEED)),
+            (*ask.values, SEED),
             frozenset((self._output, *ask.returns)),
         )
         self._refuse_unused()
         self.seeds = self._choose_seeds()
         self.encode_seconds = 0.0
+        self._times = Times()
         self._started = time.monotonic()
-        self._flow = Flow(
-            self.plan,
-            workers.executor,
-            rows=ask.rows,
-            tensors={**ask.tensors, **self._decode()},
-            seeds=self.seeds,
-            caller=ask.caller,
-            deadline=ask.deadline,
-        )
 
     def most_reply_bytes(self) -> int | None:
         """An upper bound of what all rows take in a reply; None where a size is known only afterwards."""
-        total = 256
+        total = 512 + len(self._ask.model.name) + sum(len(engine) + 8 for engine in self.engines)
         for name in (self._output, *self._ask.returns):
             shape = self._ask.task.tensors[name].shape
             if any(isinstance(size, str) for size in shape):
@@ -96,7 +88,8 @@ class Call:
             if name == self._output:
                 total += self._ask.rows * (64 + self._encoder.most_bytes(fixed, self._options))
             if name in self._ask.returns:
-                total += self._ask.rows * (64 + 8 * math.prod(fixed))
+                numbers = math.prod(fixed) * np.dtype(self._ask.task.tensors[name].dtype).itemsize
+                total += self._ask.rows * (64 + len(name) + 10 * len(fixed) + numbers)
         return total
 
     @property
@@ -112,23 +105,41 @@ class Call:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds spent so far: in the queue, on the engine, encoding, and in all."""
-        times = self._flow.times
         total = time.monotonic() - self._started
-        return {"queue": times.queue, "engine": times.engine, "encode": self.encode_seconds, "total": total}
+        return {
+            "queue": self._times.queue,
+            "engine": self._times.engine,
+            "encode": self.encode_seconds,
+            "total": total,
+        }
 
-    async def results(self) -> AsyncIterator[Result]:
-        """The rows in order, each as soon as it and those before it are there."""
+    async def results(self) -> AsyncGenerator[Result]:
+        """The rows in order, each as soon as it and those before it are there. Close it when the caller goes.
+
+        Raises :class:`QueueFull` before anything is decoded, :class:`InvalidArgument` for values that no codec accepts.
+        """
+        self._workers.executor.check_room(self._ask.rows)
+        flow = Flow(
+            self.plan,
+            self._workers.executor,
+            rows=self._ask.rows,
+            tensors={**self._ask.tensors, **self._decode()},
+            seeds=self.seeds,
+            times=self._times,
+            caller=self._ask.caller,
+            deadline=self._ask.deadline,
+        )
         ready: dict[int, Result] = {}
         wanted = 0
         try:
-            async for piece in self._flow.pieces():
+            async for piece in flow.pieces():
                 for result in await self._encode(piece):
                     ready[result.row] = result
                 while wanted in ready:
                     yield ready.pop(wanted)
                     wanted += 1
         finally:
-            self._flow.cancel()
+            flow.cancel()
 
     async def _encode(self, piece: Piece) -> list[Result]:
         started = time.monotonic()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from ganserve.errors import Unavailable
 from ganserve.metrics import Metrics
 from ganserve.serving.batcher import Arrays, Batch, Batcher, Job
 
@@ -41,10 +42,16 @@ class Executor:
         self._thread.start()
 
     def submit(self, job: Job, *, admitted: bool = False) -> None:
-        """Queue a job; :class:`ganserve.errors.QueueFull` when there is no room."""
+        """Queue a job; :class:`ganserve.errors.QueueFull` when there is no room, :class:`Unavailable` once closed."""
+        self._check_open()
         self.batcher.submit(job, self.clock(), admitted=admitted)
         with self._wake:
             self._wake.notify()
+
+    def check_room(self, rows: int) -> None:
+        """Raise what :meth:`submit` would for ``rows`` more."""
+        self._check_open()
+        self.batcher.check_room(rows)
 
     def cancel(self, job: Job) -> None:
         """Drop what is left of a job, whose caller has gone; it will hear nothing more."""
@@ -53,11 +60,16 @@ class Executor:
             self._metrics.cancelled_rows.inc(saved)
 
     async def close(self) -> None:
-        """Let the batch that runs finish, then stop the thread. Rows that still wait are never run."""
+        """Let the batch that runs finish, then stop the thread. Jobs that still wait fail with :class:`Unavailable`."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
+        self._fail([(job, Unavailable("the server has stopped; try another replica")) for job in self.batcher.clear()])
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise Unavailable("the server has stopped; try another replica")
 
     def _work(self) -> None:
         while not self._closing:
@@ -73,26 +85,20 @@ class Executor:
                     self._wake.wait()
 
     def _run(self, batch: Batch) -> Sequence[Outcome]:
+        outcome = self._attempt(batch)
+        if batch.rows == 1 or not isinstance(outcome, Exception):
+            return [(batch, outcome)]
+        log.warning("a batch of %d rows raised %r: running its rows one by one", batch.rows, outcome)
+        return [(single, self._attempt(single)) for single in batch.singles()]
+
+    def _attempt(self, batch: Batch) -> Arrays | Exception:
         started = self.clock()
         try:
-            outcomes: list[Outcome] = [(batch, batch.stage.run(batch.feeds()))]
+            return batch.stage.run(batch.feeds())
         except Exception as error:
-            outcomes = self._run_singly(batch, error)
-        self.batcher.ran(batch, self.clock() - started)
-        return outcomes
-
-    @staticmethod
-    def _run_singly(batch: Batch, error: Exception) -> list[Outcome]:
-        if batch.rows == 1:
-            return [(batch, error)]
-        log.warning("a batch of %d rows raised %r: running its rows one by one", batch.rows, error)
-        outcomes: list[Outcome] = []
-        for single in batch.singles():
-            try:
-                outcomes.append((single, single.stage.run(single.feeds())))
-            except Exception as alone:
-                outcomes.append((single, alone))
-        return outcomes
+            return error
+        finally:
+            self.batcher.ran(batch, self.clock() - started)
 
     def _deliver(self, outcomes: Sequence[Outcome]) -> None:
         for batch, outcome in outcomes:

@@ -6,9 +6,11 @@ of any other exception it gets an id, under which the log has the traceback.
 
 import asyncio
 import logging
+import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,13 +20,21 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from ganserve.codecs import MOST_VIOLATIONS
 from ganserve.errors import InternalError, InvalidArgument, QueueFull, RequestError, Unavailable
 from ganserve.metrics import Metrics
+from ganserve.v1.generation_pb2 import SampleRequest
 
 log = logging.getLogger(__name__)
 
-FIELDS = {"label": "labels"}
+FIELDS = {"label": "labels", "format": "output.image_format", "quality": "output.quality"}
 """Values whose request field has another name."""
+
+LATE_SECONDS = 0.05
+"""A caller that goes with less time left has met its deadline: its own clock ends the call before the server's does."""
+
+# A status travels in a trailer, of which clients accept 8 KiB, and takes up to three times its length there.
+_MESSAGE_BYTES, _FIELD_BYTES, _DESCRIPTION_BYTES = 800, 80, 240
 
 _target: ContextVar[list[str]] = ContextVar("target")
 
@@ -36,12 +46,14 @@ def note_target(model: str, task: str) -> None:
 
 def status_of(error: RequestError) -> status_pb2.Status:
     """The status that tells a caller of ``error``."""
-    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=str(error))
+    status = status_pb2.Status(code=code_pb2.Code.Value(error.code), message=_cut(str(error), _MESSAGE_BYTES))
     details: list[Message] = []
     if isinstance(error, InvalidArgument):
         violations = [
-            error_details_pb2.BadRequest.FieldViolation(field=_field(field), description=description)
-            for field, description in error.violations
+            error_details_pb2.BadRequest.FieldViolation(
+                field=_cut(_field(field), _FIELD_BYTES), description=_cut(description, _DESCRIPTION_BYTES)
+            )
+            for field, description in error.violations[:MOST_VIOLATIONS]
         ]
         details.append(error_details_pb2.BadRequest(field_violations=violations))
     if isinstance(error, QueueFull):
@@ -93,13 +105,15 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         return call
 
-    def _streaming(self, inner: Callable[..., AsyncIterator[Message]]) -> Callable[..., AsyncIterator[Message]]:
-        async def call(request: Message, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
+    def _streaming(self, inner: Callable[..., AsyncGenerator[Message]]) -> Callable[..., Awaitable[None]]:
+        # Writes instead of yielding: gRPC leaves a generator whose caller has gone to the garbage collector.
+        async def call(request: Message, context: grpc.aio.ServicerContext) -> None:
             watch = self._start()
             try:
                 self._check_open()
-                async for reply in inner(request, context):
-                    yield reply
+                async with aclosing(inner(request, context)) as replies:
+                    async for reply in replies:
+                        await context.write(reply)
             except BaseException as error:
                 await self._failed(watch, error, context)
                 raise
@@ -126,8 +140,9 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def _failed(
         self, watch: tuple[float, list[str]], error: BaseException, context: grpc.aio.ServicerContext
     ) -> None:
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            late = (context.time_remaining() or 1.0) <= 0
+        if isinstance(error, asyncio.CancelledError):
+            remaining = context.time_remaining()
+            late = remaining is not None and remaining < LATE_SECONDS
             self._finish(watch, "DEADLINE_EXCEEDED" if late else "CANCELLED")
             return
         if not isinstance(error, RequestError):
@@ -147,6 +162,15 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         await context.abort_with_status(status)
 
 
+def _cut(text: str, most: int) -> str:
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= most else data[: most - 3].decode("utf-8", "ignore") + "..."
+
+
 def _field(name: str) -> str:
-    base, bracket, rest = name.partition("[")
-    return FIELDS.get(base, base) + bracket + rest
+    """The request's field for the value that ``name`` starts with; values without a field of their own travel in ``numbers``."""
+    base = re.split(r"[[.]", name, maxsplit=1)[0]
+    field = FIELDS.get(base, base)
+    if field.partition(".")[0] not in SampleRequest.DESCRIPTOR.fields_by_name:
+        field = f"numbers[{field}]"
+    return field + name[len(base) :]

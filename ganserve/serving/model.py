@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import msgspec
+import numpy as np
 
 from ganserve import golden
 from ganserve.bundle import Bundle, ExportedGraph
@@ -12,10 +13,13 @@ from ganserve.codecs import Decoder, Encoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
-from ganserve.serving.plan import LoadedGraph, Plan, make_plan
+from ganserve.serving.plan import LoadedGraph, Plan, decodable, make_plan
 from ganserve.spec import Task, Tensor, tensors_of
 
 log = logging.getLogger(__name__)
+
+_MAX_PLANS = 256
+"""Plans are kept for their stages, in which rows of different requests meet, but not without end: the callers choose them."""
 
 
 class EngineChoice(msgspec.Struct, frozen=True):
@@ -78,19 +82,23 @@ class Model:
             raise NotFound(f"model {self.name!r} has no {wish}; its {kind} tasks are: {names}")
         return chosen[0]
 
-    def plan(self, task: Task, given: frozenset[str], values: frozenset[str], wanted: frozenset[str]) -> Plan:
-        """The plan for requests of this kind; made once."""
-        key = (task.name, given, values, wanted)
+    def plan(self, task: Task, given: frozenset[str], values: Container[str], wanted: frozenset[str]) -> Plan:
+        """The plan for requests that give these tensors and values and want these tensors; made once for each kind of request."""
+        makes = decodable(task, values)
+        key = (task.name, given, makes, wanted)
         if (plan := self._plans.get(key)) is None:
-            plan = self._plans[key] = make_plan(
+            plan = make_plan(
                 task,
                 self.graphs,
                 model=self.name,
                 max_rows=self._max_batch,
                 given=given,
-                values=values,
+                decodable=makes,
                 wanted=wanted,
             )
+            while len(self._plans) >= _MAX_PLANS:
+                del self._plans[next(iter(self._plans))]
+            self._plans[key] = plan
         return plan
 
     def close(self) -> None:
@@ -147,10 +155,24 @@ def _load_session(
     session: Session = resolve(engine.load)(bundle.path(graph.file), options)
     try:
         golden.check(bundle, graph, session, choice.precision)
+        _warm(bundle, graph, session, settings.max_batch if graph.batchable else 1)
     except Exception:
         session.close()
         raise
     return session
+
+
+def _warm(bundle: Bundle, graph: ExportedGraph, session: Session, max_rows: int) -> None:
+    """Run every batch size that an engine may compile for, so that no caller waits for a compiler."""
+    rows = golden.inputs(bundle, graph)
+    size = 1
+    while size < 2 * max_rows:
+        feeds = {
+            name: session.upload(np.resize(array, (min(size, max_rows), *array.shape[1:])))
+            for name, array in rows.items()
+        }
+        session.run(feeds, [tensor.name for tensor in graph.outputs])
+        size *= 2
 
 
 def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:

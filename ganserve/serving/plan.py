@@ -4,7 +4,7 @@ Requests that give the same tensors and values and want the same tensors share o
 which their rows meet.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -12,7 +12,7 @@ import numpy as np
 
 from ganserve.codecs.seeds import draw
 from ganserve.engines import Session
-from ganserve.errors import InvalidArgument
+from ganserve.errors import EngineError, InvalidArgument
 from ganserve.spec import Graph, Input, Loop, Noise, Step, Task
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
@@ -52,15 +52,24 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
             wanted = step.outputs
             made = step.loaded.session.run({port: values[name] for port, name in step.inputs.items()}, tuple(wanted))
             values.update({wanted[port]: value for port, value in made.items()})
-        return {name: self.runs[-1].loaded.session.download(values[name]) for name in self.gives}
+        made_of = self.runs[-1].loaded.session
+        outputs = {name: made_of.download(values[name]) for name in self.gives}
+        rows = len(feeds[self.reads[0]])
+        if wrong := [name for name, array in outputs.items() if array.shape[:1] != (rows,)]:
+            raise EngineError(f"{self.engine} made {outputs[wrong[0]].shape} for {wrong[0]!r} of {rows} rows")
+        return outputs
 
 
 class LoopSegment(msgspec.Struct, frozen=True, eq=False):
-    """A loop: one stage that each row passes again and again, with the row's own count of runs."""
+    """A loop: one stage that each row passes again and again, with the row's own count of runs.
+
+    ``outputs`` are the graph's outputs that the loop makes tensors of, with those tensors' names.
+    """
 
     loop: Loop
     stage: Stage
     graph: Graph
+    outputs: Mapping[str, str]
 
     def start(self, tensors: Arrays, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The stage's first feeds for ``rows`` rows, and each row's number of runs."""
@@ -107,6 +116,13 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     uses: frozenset[str]
 
 
+def decodable(task: Task, values: Container[str]) -> frozenset[str]:
+    """The tensors of ``task`` that codecs can make when a request carries ``values``."""
+    return frozenset(
+        source.tensor for source in task.inputs if source.optional or any(name in values for name in source.reads)
+    )
+
+
 def make_plan(
     task: Task,
     graphs: Mapping[str, LoadedGraph],
@@ -114,90 +130,95 @@ def make_plan(
     model: str,
     max_rows: int,
     given: frozenset[str],
-    values: frozenset[str],
+    decodable: frozenset[str],
     wanted: frozenset[str],
 ) -> Plan:
-    """The plan for a request that gives the tensors ``given`` and the values ``values`` and wants ``wanted``.
+    """The plan for a request that gives the tensors ``given``, and values to decode ``decodable`` from, and wants ``wanted``.
 
     Raises :class:`InvalidArgument` where a wanted tensor cannot be made from what is given, naming what is missing.
     """
-    search = _Search(task, graphs, given, values)
+    search = _Search(task, graphs, given, decodable)
     for name in sorted(wanted):
         search.make(name)
-    steps = [step for step in task.steps if id(step) in search.steps]
     decodes = tuple(source for source in task.inputs if source.tensor in search.decodes)
     reads = {name for source in decodes for name in source.reads}
-    if any(isinstance(step, Loop) and step.noise for step in steps):
+    if any(isinstance(step, Loop) and step.noise for step in search.steps):
         reads.add("seed")
-    segments = _segments(steps, graphs, model, max_rows, wanted, search.origin)
+    segments = _segments(search.steps, graphs, model, max_rows, wanted, search.origin)
     return Plan(decodes, tuple(segments), frozenset(reads), wanted, frozenset(search.uses))
 
 
 class _Search:
-    """Walks back from wanted tensors to what is given. Where two steps make one tensor, the first that can run wins."""
+    """Walks back from wanted tensors to what is given. Where two steps make one tensor, the first that can run wins.
+
+    ``steps`` are those chosen, each after the ones it needs; ``origin`` says which of them makes a tensor. A ``trail`` holds
+    the tensors whose making is under way: none of them can be had for it.
+    """
 
     def __init__(
-        self, task: Task, graphs: Mapping[str, LoadedGraph], given: frozenset[str], values: frozenset[str]
+        self, task: Task, graphs: Mapping[str, LoadedGraph], given: frozenset[str], decodable: frozenset[str]
     ) -> None:
-        self.task, self.graphs, self.given, self.values = task, graphs, given, values
-        self.steps: set[int] = set()
+        self.task, self.graphs, self.given, self.decodable = task, graphs, given, decodable
+        self.steps: list[Step | Loop] = []
         self.decodes: set[str] = set()
         self.uses: set[str] = set()
         self.origin: dict[str, int] = {}
 
-    def make(self, name: str) -> None:
+    def make(self, name: str, trail: tuple[str, ...] = ()) -> None:
         """Choose what makes ``name``."""
         if name in self.given:
             self.uses.add(name)
             return
         if name in self.origin or name in self.decodes:
             return
+        trail = (*trail, name)
         for step in self._makers(name):
-            if self._can_run(step, ()):
-                self.steps.add(id(step))
+            if self._can_run(step, trail):
                 self.origin[name] = id(step)
                 for need in self._needs(step):
-                    self.make(need)
+                    self.make(need, trail)
+                if all(step is not chosen for chosen in self.steps):
+                    self.steps.append(step)
                 return
-        if not self._decodable(name):
-            raise InvalidArgument.of(name, self._missing(name))
+        if name not in self.decodable:
+            raise self._missing(name, ())
         self.decodes.add(name)
 
-    def _can_have(self, name: str, trail: tuple[int, ...]) -> bool:
+    def _can_have(self, name: str, trail: tuple[str, ...]) -> bool:
+        if name in trail:
+            return False
         return (
             name in self.given
-            or self._decodable(name)
-            or any(self._can_run(step, trail) for step in self._makers(name) if id(step) not in trail)
+            or name in self.origin
+            or name in self.decodable
+            or any(self._can_run(step, (*trail, name)) for step in self._makers(name))
         )
 
-    def _can_run(self, step: Step | Loop, trail: tuple[int, ...]) -> bool:
-        return all(self._can_have(need, (*trail, id(step))) for need in self._needs(step))
-
-    def _decodable(self, name: str) -> bool:
-        return any(
-            source.tensor == name and (source.optional or not self.values.isdisjoint(source.reads))
-            for source in self.task.inputs
-        )
+    def _can_run(self, step: Step | Loop, trail: tuple[str, ...]) -> bool:
+        return all(self._can_have(need, trail) for need in self._needs(step))
 
     def _makers(self, name: str) -> list[Step | Loop]:
         return [step for step in self.task.steps if name in step.makes(self._graph(step)).values()]
 
     def _needs(self, step: Step | Loop) -> list[str]:
-        graph = self._graph(step)
-        return sorted(step.needs(graph) if isinstance(step, Loop) else set(step.reads(graph).values()))
+        return sorted(
+            step.needs(self._graph(step)) if isinstance(step, Loop) else step.reads(self._graph(step)).values()
+        )
 
     def _graph(self, step: Step | Loop) -> Graph:
         return self.graphs[step.graph].graph
 
-    def _missing(self, name: str) -> str:
+    def _missing(self, name: str, trail: tuple[str, ...]) -> InvalidArgument:
+        """The error for ``name``, which cannot be had: about the first value on the way that would help."""
         reads = [value for source in self.task.inputs if source.tensor == name for value in source.reads]
         if reads:
-            return f"task {self.task.name!r} needs {' or '.join(reads)}, or the tensor {name!r} itself; the request has neither"
+            ways = f"{' or '.join(reads)}, or the tensor {name!r} itself"
+            return InvalidArgument.of(reads[0], f"task {self.task.name!r} needs {ways}; the request has neither")
         for step in self._makers(name):
             for need in self._needs(step):
-                if not self._can_have(need, ()):
-                    return self._missing(need)
-        return f"task {self.task.name!r} has no tensor {name!r}"
+                if need not in trail and not self._can_have(need, ()):
+                    return self._missing(need, (*trail, name))
+        return InvalidArgument.of(f"tensors[{name}]", f"task {self.task.name!r} cannot make it from what is given")
 
 
 def _segments(
@@ -213,7 +234,7 @@ def _segments(
         later = steps[position + 1 :]
         loaded = graphs[step.graph]
         if isinstance(step, Loop):
-            yield _loop_segment(step, loaded, model, max_rows)
+            yield _loop_segment(step, loaded, model, max_rows, origin)
             continue
         group.append(step)
         follower = later[0] if later else None
@@ -241,11 +262,7 @@ def _stage(
     made: list[str] = []
     for step in group:
         graph = graphs[step.graph].graph
-        outputs = {
-            port: name
-            for port, name in step.makes(graph).items()
-            if name in inside | needed and origin.get(name, id(step)) == id(step)
-        }
+        outputs = {port: name for port, name in _chosen(step, graph, origin) if name in inside | needed}
         runs.append(GraphRun(graphs[step.graph], step.reads(graph), outputs))
         made.extend(outputs.values())
     reads = dict.fromkeys(name for run in runs for name in run.inputs.values() if name not in made)
@@ -260,12 +277,18 @@ def _stage(
     )
 
 
-def _loop_segment(loop: Loop, loaded: LoadedGraph, model: str, max_rows: int) -> LoopSegment:
+def _loop_segment(loop: Loop, loaded: LoadedGraph, model: str, max_rows: int, origin: Mapping[str, int]) -> LoopSegment:
     graph = loaded.graph
     ports = {tensor.name: tensor.name for tensor in graph.outputs}
     run = GraphRun(loaded, {tensor.name: tensor.name for tensor in graph.inputs}, ports)
     rows = max_rows if graph.batchable else 1
-    return LoopSegment(loop, Stage(model, loaded.engine, rows, (run,), tuple(run.inputs), tuple(ports)), graph)
+    stage = Stage(model, loaded.engine, rows, (run,), tuple(run.inputs), tuple(ports))
+    return LoopSegment(loop, stage, graph, dict(_chosen(loop, graph, origin)))
+
+
+def _chosen(step: Step | Loop, graph: Graph, origin: Mapping[str, int]) -> list[tuple[str, str]]:
+    """The (output, tensor) pairs of ``step`` that nothing else makes: a tensor that was given stays as it is."""
+    return [(port, name) for port, name in step.makes(graph).items() if origin.get(name) == id(step)]
 
 
 def _needed(steps: Sequence[Step | Loop], graphs: Mapping[str, LoadedGraph]) -> set[str]:

@@ -37,6 +37,7 @@ class Repository:
         self._plugins, self._settings, self._metrics = plugins, settings, metrics
         self._entries = [Entry(folder, folder.name) for folder in _find(roots)]
         self._ready: dict[str, dict[int, Model]] = {}
+        self._stopping = False
 
     def __iter__(self) -> Iterator[Entry]:
         """Every bundle that was found, by name and version."""
@@ -45,6 +46,8 @@ class Repository:
     def load(self) -> None:
         """Load every bundle; one that fails is marked with its reason and hinders no other. Blocking: call off the event loop."""
         for entry in self._entries:
+            if self._stopping:
+                return
             try:
                 self._load(entry)
             except GanserveError as error:
@@ -52,6 +55,14 @@ class Repository:
             except Exception as error:
                 log.exception("loading %s", entry.folder)
                 self._failed(entry, f"{type(error).__name__}: {error}")
+
+    def stop_loading(self) -> None:
+        """Make :meth:`load` return after the bundle that it is loading."""
+        self._stopping = True
+
+    def serves(self, name: str) -> bool:
+        """Whether some version of the model ``name`` can answer."""
+        return name in self._ready
 
     def get(self, name: str, version: int = 0) -> Model:
         """The model ``name``, its latest version for 0. :class:`NotFound`, or :class:`Unavailable` with the reason it failed for."""
@@ -83,9 +94,10 @@ class Repository:
         started = time.monotonic()
         bundle = read(entry.folder)
         entry.name, entry.version = bundle.manifest.name, bundle.manifest.version
-        if entry.version in self._ready.get(entry.name, {}):
+        if (twin := self._ready.get(entry.name, {}).get(entry.version)) is not None:
             raise BundleError(
-                f"bundle {entry.folder}: {entry.name} {entry.version} was already loaded from another folder; remove one"
+                f"bundle {entry.folder}: {entry.name} {entry.version} is already served from {self.entry(twin).folder}; "
+                "remove one, or export it with another version"
             )
         model = load_model(bundle, self._plugins, self._settings)
         self._ready.setdefault(entry.name, {})[entry.version] = model
@@ -95,9 +107,15 @@ class Repository:
             self._metrics.engine_in_use.labels(entry.name, name, loaded.engine).set(1)
 
     def _failed(self, entry: Entry, reason: str) -> None:
-        entry.state, entry.reason = "failed", reason
+        entry.state, entry.reason = "failed", self._without_paths(reason)
         self._metrics.load_failures.inc()
         log.error("%s is not served: %s", entry.folder, reason)
+
+    def _without_paths(self, reason: str) -> str:
+        """``reason`` as callers may read it: where the bundles lie is the operator's business, and the log's."""
+        for folder in sorted((entry.folder for entry in self._entries), key=lambda path: -len(str(path))):
+            reason = reason.replace(str(folder), folder.name)
+        return reason
 
 
 def _find(roots: Iterable[Path]) -> Iterator[Path]:

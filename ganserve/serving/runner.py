@@ -67,11 +67,15 @@ class Flow:
         rows: int,
         tensors: Arrays,
         seeds: np.ndarray | None,
+        times: Times,
         caller: Hashable,
         deadline: float = math.inf,
     ) -> None:
-        """``tensors`` are those given or decoded, ``[rows, ...]``; ``seeds`` is ``[rows, 2]`` (seed, index) where the plan reads it."""
-        self.times = Times()
+        """``tensors`` are those given or decoded, ``[rows, ...]``; ``seeds`` is ``[rows, 2]`` (seed, index) where the plan reads it.
+
+        ``times`` is added to as the batches run.
+        """
+        self._times = times
         self._plan, self._executor, self._rows = plan, executor, rows
         self._seeds, self._caller, self._deadline = seeds, caller, deadline
         self._tensors = tensors
@@ -121,8 +125,7 @@ class Flow:
             counters, limits = turn.counters[cut], turn.limits[cut]
             over = segment.finished(outputs, counters, limits)
             if over.any():
-                made = segment.loop.makes(segment.graph)
-                ended = part.plus({name: outputs[port] for port, name in made.items()})
+                ended = part.plus({name: outputs[port] for port, name in segment.outputs.items()})
                 self._advance(ended.pick(over), position + 1)
             if not over.all():
                 on = ~over
@@ -139,8 +142,8 @@ class Flow:
         def delivered(start: int, outputs: Arrays, batch: Batch) -> None:
             nonlocal left
             count = len(next(iter(outputs.values())))
-            self.times.queue += batch.taken - job.submitted
-            self.times.engine += batch.seconds
+            self._times.queue += batch.taken - job.submitted
+            self._times.engine += batch.seconds
             left -= count
             if not left:
                 self._jobs.discard(job)

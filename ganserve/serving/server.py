@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 import msgspec
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
@@ -26,6 +26,7 @@ from ganserve.plugins import Plugins
 from ganserve.serving.batcher import Batcher
 from ganserve.serving.call import Workers
 from ganserve.serving.executor import Executor
+from ganserve.serving.health import Health
 from ganserve.serving.interceptor import Interceptor
 from ganserve.serving.model import Settings
 from ganserve.serving.repository import Repository
@@ -33,9 +34,6 @@ from ganserve.serving.service import Generation, Models
 from ganserve.v1 import generation_pb2, generation_pb2_grpc, models_pb2, models_pb2_grpc
 
 log = logging.getLogger(__name__)
-
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 SERVICES = (
     generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name,
@@ -72,29 +70,35 @@ class Server:
         self.ready = asyncio.Event()
         self.port = 0
         self.metrics_port = 0
-        self.health = health.aio.HealthServicer()
+        self.health = Health()
         self._server = server
         self._interceptor = interceptor
+        self._draining = False
 
     async def load(self) -> None:
-        """Load the bundles off the event loop, then begin to answer."""
+        """Load the bundles off the event loop, then begin to answer, unless it is time to end by then."""
         await asyncio.to_thread(self.repository.load)
-        self._interceptor.accepting = True
         for entry in self.repository:
-            await self.health.set(entry.name, SERVING if entry.state == "ready" else NOT_SERVING)
+            self.health.set(entry.name, self.repository.serves(entry.name))
         for service in ("", *SERVICES):
-            await self.health.set(service, SERVING)
+            self.health.set(service, True)
+        self._interceptor.accepting = not self._draining
         self.ready.set()
 
     async def drain(self) -> None:
         """Turn unready, let running calls finish within the grace period, then stop."""
-        self._interceptor.accepting = False
-        await self.health.enter_graceful_shutdown()
-        await self._server.stop(self.settings.grace)
+        await self._stop(self.settings.grace)
 
     async def stop(self) -> None:
-        """Stop at once."""
-        await self._server.stop(0)
+        """Turn unready and stop; calls that run are cancelled."""
+        await self._stop(0)
+
+    async def _stop(self, grace: float) -> None:
+        self._draining = True
+        self._interceptor.accepting = False
+        self.repository.stop_loading()
+        self.health.close()
+        await self._server.stop(grace)
 
 
 @contextlib.asynccontextmanager
@@ -114,54 +118,53 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         ),
     )
     server = Server(grpc_server, settings, repository, interceptor)
-    with ThreadPoolExecutor(settings.encode_threads, "encode") as pool:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(repository.close)
+        pool = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, "encode"))
         executor = Executor(batcher, metrics, device=settings.models.device)
+        stack.push_async_callback(executor.close)
         workers = Workers(executor, pool, metrics)
         max_rows = min(settings.max_rows, settings.queue_rows)
         generation_pb2_grpc.add_GenerationServicer_to_server(Generation(repository, workers, max_rows), grpc_server)
         models_pb2_grpc.add_ModelsServicer_to_server(Models(repository), grpc_server)
         health_pb2_grpc.add_HealthServicer_to_server(server.health, grpc_server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), grpc_server)
-        await server.health.set("", NOT_SERVING)
+        stack.push_async_callback(grpc_server.stop, 0)
         server.port = _bind(grpc_server, settings)
+        if settings.metrics_port is not None:
+            server.metrics_port = await stack.enter_async_context(_metrics_over_http(metrics, settings))
         await grpc_server.start()
-        http = _serve_metrics(metrics, settings)
         loading = asyncio.create_task(server.load())
         try:
-            if http is not None:
-                server.metrics_port = http.server_port
             yield server
         finally:
-            await grpc_server.stop(0)
-            with contextlib.suppress(asyncio.CancelledError):
-                await loading
-            await executor.close()
-            repository.close()
-            if http is not None:
-                await asyncio.to_thread(http.shutdown)
-                http.server_close()
+            await server.stop()
+            await loading
 
 
 async def serve(settings: ServerSettings, plugins: Plugins) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     async with running(settings, plugins) as server:
-        signals: asyncio.Queue[int] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, signals.put_nowait, number)
         log.info("listening on %s:%d, metrics on port %d", settings.host, server.port, server.metrics_port)
         announce = asyncio.create_task(_announce(server))
         await signals.get()
         log.info("draining for at most %.0f s; signal again to stop at once", settings.grace)
-        again = asyncio.create_task(signals.get())
-        draining = asyncio.create_task(server.drain())
-        await asyncio.wait((again, draining), return_when=asyncio.FIRST_COMPLETED)
-        if not draining.done():
-            log.warning("stopping at once")
-            await server.stop()
-        for task in (again, announce):
-            task.cancel()
-        await draining
+        again = asyncio.create_task(_stop_at_once(signals))
+        announce.cancel()
+        await server.drain()
+    again.cancel()
+    log.info("stopped")
+
+
+async def _stop_at_once(signals: asyncio.Queue[int]) -> None:
+    """End the process on the next signal, whatever it is doing: a batch or an engine's build cannot be interrupted."""
+    number = await signals.get()
+    log.warning("stopping at once")
+    logging.shutdown()
+    os._exit(128 + number)
 
 
 async def _announce(server: Server) -> None:
@@ -180,13 +183,19 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
         ) from error
 
 
-def _serve_metrics(metrics: Metrics, settings: ServerSettings):  # type: ignore[no-untyped-def]
-    if settings.metrics_port is None:
-        return None
+@contextlib.asynccontextmanager
+async def _metrics_over_http(metrics: Metrics, settings: ServerSettings) -> AsyncIterator[int]:
+    """Serve ``/metrics`` from a thread; gives the port."""
+    assert settings.metrics_port is not None
     try:
-        server, _ = start_http_server(settings.metrics_port, settings.host, metrics.registry)
+        server, thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
     except OSError as error:
         raise GanserveError(
             f"cannot serve metrics on {settings.host}:{settings.metrics_port}: {error}; choose another --metrics-port"
         ) from error
-    return server
+    try:
+        yield server.server_port
+    finally:
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        thread.join()

@@ -1,6 +1,7 @@
 """The gRPC services: messages in, messages out. What happens between is :mod:`ganserve.serving.call`'s."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import grpc
 
@@ -33,16 +34,18 @@ class Generation(generation_pb2_grpc.GenerationServicer):
                 f"the reply may take {most} bytes and {accepted} are accepted; raise max_reply_bytes, ask for fewer rows, "
                 "or call SampleStream, which sends one message a row",
             )
-        samples = [sample_of(result, call) async for result in call.results()]
+        async with aclosing(call.results()) as results:
+            samples = [sample_of(result, call) async for result in results]
         return pb.SampleResponse(samples=samples, served=served_of(model, call))
 
     async def SampleStream(  # noqa: N802
         self, request: pb.SampleStreamRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.SampleStreamResponse]:
+    ) -> AsyncGenerator[pb.SampleStreamResponse]:
         """One message a row, in order."""
         model, call = self._call(request.sample, context)
-        async for result in call.results():
-            yield pb.SampleStreamResponse(sample=sample_of(result, call), served=served_of(model, call))
+        async with aclosing(call.results()) as results:
+            async for result in results:
+                yield pb.SampleStreamResponse(sample=sample_of(result, call), served=served_of(model, call))
 
     def _call(self, request: pb.SampleRequest, context: grpc.aio.ServicerContext) -> tuple[Model, Call]:
         model, task = self._target(request)

@@ -52,7 +52,7 @@ def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: 
     wrong: list[Violation] = []
     tensors = _tensors(request, task, wrong)
     rows = _rows(request, tensors, max_rows, wrong)
-    values = _values(request, rows, wrong)
+    values = _values(request, rows, wrong) if rows else {}
     returns = tuple(dict.fromkeys(request.return_tensors))
     known = ", ".join(task.tensors)
     wrong += [
@@ -157,11 +157,17 @@ def _media(media: Media) -> media_pb2.Media:
 
 
 def _rows(request: pb.SampleRequest, tensors: Mapping[str, np.ndarray], most: int, wrong: list[Violation]) -> int:
+    """How many rows are asked for; 0 where that is wrong."""
     implied = max([len(request.seeds), *(len(array) for array in tensors.values())])
     rows = request.count or implied
     if not 1 <= rows <= most:
         wrong.append(Violation("count", f"{rows} rows asked for; expected 1 to {most}"))
-        return 1
+        return 0
+    wrong += [
+        Violation(f"tensors[{name}]", f"{len(array)} rows for {rows} rows asked for; give one for all or one for each")
+        for name, array in tensors.items()
+        if len(array) not in (1, rows)
+    ]
     return rows
 
 
@@ -194,7 +200,7 @@ def _seeds(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> np.n
         seeds[:, 0], seeds[:, 1] = request.seeds, request.first_index
         return seeds
     if request.HasField("seed"):
-        if request.first_index > MAX_UINT64 - rows:
+        if request.first_index > MAX_UINT64 - (rows - 1):
             wrong.append(Violation("first_index", f"{request.first_index} + {rows} rows exceed 2^64"))
             return None
         seeds[:, 0] = request.seed
@@ -237,14 +243,6 @@ def _tensors(request: pb.SampleRequest, task: LoadedTask, wrong: list[Violation]
             wrong.append(Violation(field, array))
         else:
             found[name] = array
-    rows = request.count or max([len(request.seeds), *(len(array) for array in found.values())])
-    for name, array in found.items():
-        if len(array) not in (1, rows):
-            wrong.append(
-                Violation(
-                    f"tensors[{name}]", f"{len(array)} rows for {rows} rows asked for; give one for all or one for each"
-                )
-            )
     return found
 
 
@@ -269,4 +267,5 @@ def _array(message: media_pb2.Tensor, declared: Tensor) -> np.ndarray | str:
 
 
 def _fill(array: np.ndarray, rows: int) -> np.ndarray:
-    return array if len(array) == rows else np.repeat(array, rows, axis=0)
+    # Not a copy a row: a few megabytes of request must not become gigabytes.
+    return array if len(array) == rows else np.broadcast_to(array, (rows, *array.shape[1:]))

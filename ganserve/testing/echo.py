@@ -176,9 +176,10 @@ def _paint(source: str) -> list[onnx.NodeProto]:
         helper.make_node("Mul", [source, "contrast"], ["scaled"]),
         helper.make_node("Add", ["scaled", "grey"], ["level"]),
         helper.make_node("Clip", ["level", "black", "white"], ["clipped"]),
-        helper.make_node("Cast", ["clipped"], ["byte"], to=onnx.TensorProto.UINT8),
-        helper.make_node("Unsqueeze", ["byte", "axes"], ["spread"]),
-        helper.make_node("Tile", ["spread", "repeats"], ["image"]),
+        helper.make_node("Unsqueeze", ["clipped", "axes"], ["spread"]),
+        helper.make_node("Tile", ["spread", "repeats"], ["pixels"]),
+        # Last, for TensorRT has uint8 at the edges of a graph only.
+        helper.make_node("Cast", ["pixels"], ["image"], to=onnx.TensorProto.UINT8),
     ]
 
 

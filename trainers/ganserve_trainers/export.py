@@ -96,11 +96,11 @@ def export_bundle(
             provenance=msgspec.to_builtins(label.provenance),
         )
         bundle.write_manifest(staging, manifest)
-        bundle.read(staging)
+        verified = bundle.read(staging)
         _move(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return Bundle(manifest, out)
+    return Bundle(verified.manifest, out)
 
 
 def export_run(

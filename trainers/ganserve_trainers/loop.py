@@ -29,7 +29,7 @@ from ganserve_trainers.grid import save_grid
 from ganserve_trainers.interrupt import Interrupt
 from ganserve_trainers.log import Log, Meter
 from ganserve_trainers.recipe import Batch, Phase, Recipe, Source
-from ganserve_trainers.seeding import derive, generator
+from ganserve_trainers.seeding import generator, seed_global
 
 COLLAPSE_CHECKS = 3
 """So many previews in a row must look alike before a run counts as collapsed."""
@@ -77,6 +77,7 @@ def train(
     Raises :class:`TrainingError` where losses or weights stop being finite or the previews collapse; checkpoints saved
     before that stay.
     """
+    _check_recipe(recipe, networks)
     device, rank, world = fabric.device, fabric.global_rank, fabric.world_size
     updates = max(phase.repeats for phase in recipe.phases)  # batches a step
     images_a_step = updates * settings.batch * world
@@ -85,7 +86,6 @@ def train(
     optimizers = list({id(phase.optimizer): phase.optimizer for phase in recipe.phases}.values())
     trainable = {name: [p for p in network.parameters() if p.requires_grad] for name, network in networks.items()}
     averages = Averages(networks, recipe.averaged)
-    _check_recipe(recipe, networks)
     if resumed:
         start = resumed.state
         checkpoint.restore(networks, resumed.networks, resumed.path)
@@ -115,7 +115,7 @@ def train(
                 for repeat, (images, labels) in enumerate(step_batches[: phase.repeats]):
                     # One update: its random numbers, its loss, and its gradient averaged over the processes.
                     place = (settings.seed, "noise", step, phase.name, repeat)
-                    torch.manual_seed(derive(*place, rank))  # dropout, and whatever else draws globally
+                    seed_global(device, *place, rank)  # dropout, and whatever else draws by itself
                     source = Source(generator(*place), settings.batch, rank, world, device)
                     with fabric.autocast():
                         loss, values = phase.loss(Batch(images, labels, source))
@@ -184,7 +184,7 @@ class Preview:
 
     def save(self, folder: Path, state: State, log: Log) -> float:
         """Write the grid of ``state`` and return its variety: :func:`spread` of the previews over that of the real images."""
-        torch.manual_seed(derive(self._seed, "preview"))
+        seed_global(self._device, self._seed, "preview")
         modes = {name: network.training for name, network in self._networks.items()}
         for network in self._networks.values():
             network.eval()
@@ -242,7 +242,9 @@ def _check_recipe(recipe: Recipe, networks: Mapping[str, nn.Module]) -> None:
 def _check_losses(means: Mapping[str, float], state: State) -> None:
     broken = {name: value for name, value in means.items() if not math.isfinite(value)}
     if broken:
-        raise TrainingError(f"training diverged before step {state.step}: {_list(broken)} is not finite; {_ADVICE}")
+        raise TrainingError(
+            f"training diverged before step {state.step}: {_list(broken)}, which is not finite; {_ADVICE}"
+        )
 
 
 def _check_weights(networks: Mapping[str, nn.Module], state: State) -> None:

@@ -31,6 +31,8 @@ def export_graph(
 ) -> ExportedGraph:
     """Write ``graph`` into ``folder`` and its weights into ``weights``; :class:`ExportError` for the first rule it breaks."""
     check_arrays(graph, {**examples.inputs, **examples.outputs})
+    if not all(np.isfinite(probe).all() for probe in examples.probes):
+        raise ExportError(f"graph {graph.name!r} makes NaN or infinity before bytes: the network's weights are damaged")
     model = trace(module, graph, [torch.from_numpy(examples.inputs[tensor.name][:3]) for tensor in graph.inputs])
     check_axes(model, graph)
     check_nodes(model, graph)

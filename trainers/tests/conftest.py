@@ -1,4 +1,7 @@
+"""What the tests of the trainers share."""
+
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ FAMILIES = Path(__file__).parent / "families"
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
+    """Tiny networks are fastest on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -26,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def families() -> Plugins:
-    """The installed plugins and the toy family."""
+    """The installed plugins and the toy family, which is loaded from its folder."""
     return plugins.load(plugins_dir=FAMILIES)
 
 
@@ -50,3 +54,13 @@ def train_toy(families: Plugins) -> Callable[..., State]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def one_registry() -> Iterator[None]:
+    """Torch builds its table of ONNX operators anew for every export, which takes most of the time; here one serves all."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield

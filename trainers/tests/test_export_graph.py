@@ -1,7 +1,6 @@
 """Export of one graph: small modules that keep every rule, and modules that break exactly one."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from ganserve_trainers.onnx_weights import SharedWeights
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from ganserve import spec
 from ganserve.bundle import ExportedGraph
@@ -26,13 +24,7 @@ from ganserve.errors import ExportError
 ROWS = 8
 
 
-_registry = cache(ONNXRegistry.from_torchlib)
-
-
-@pytest.fixture(autouse=True)
-def one_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch builds its table of operators anew for every export, which takes most of the time; here one serves all."""
-    monkeypatch.setattr(ONNXRegistry, "from_torchlib", staticmethod(_registry))
+pytestmark = pytest.mark.usefixtures("one_registry")
 
 
 class Calls(nn.Module):

@@ -25,6 +25,8 @@ from ganserve.plugins import Plugins, resolve
 
 Train = Callable[..., State]
 
+COLLAPSE = {"sabotage": "collapse", "lr": 2e-2}
+
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the newest checkpoint of the run in ``folder``."""
@@ -49,7 +51,7 @@ def resume(folder: Path, families: Plugins, **changes: object) -> State:
 
 
 def test_a_run_learns(tmp_path: Path, train_toy: Train, families: Plugins) -> None:
-    train_toy(tmp_path, kimg=20.0, snapshot_kimg=10.0)
+    train_toy(tmp_path, kimg=12.0)
     real = load("digits:", DataOptions(size=(8, 8), channels=1)).images.float() / 127.5 - 1
     run = load_run(tmp_path, families)
     torch.manual_seed(0)
@@ -81,7 +83,7 @@ def test_a_stopped_and_resumed_run_equals_an_unstopped_one_bit_for_bit(
 def test_a_signal_saves_and_stops_and_the_resumed_run_equals_an_unstopped_one(
     tmp_path: Path, train_toy: Train, families: Plugins
 ) -> None:
-    train_toy(tmp_path / "whole", kimg=24.0)
+    train_toy(tmp_path / "whole", kimg=6.0)
     before = signal.getsignal(signal.SIGTERM)
 
     def terminate() -> None:
@@ -91,9 +93,9 @@ def test_a_signal_saves_and_stops_and_the_resumed_run_equals_an_unstopped_one(
 
     thread = threading.Thread(target=terminate)
     thread.start()
-    stopped = train_toy(tmp_path / "parts", kimg=24.0)
+    stopped = train_toy(tmp_path / "parts", kimg=6.0)
     thread.join()
-    assert 0 < stopped.images < 24000
+    assert 0 < stopped.images < 6000
     assert signal.getsignal(signal.SIGTERM) is before
     resume(tmp_path / "parts", families)
     assert_equal(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
@@ -118,7 +120,7 @@ def test_a_resumed_log_has_no_entry_twice(tmp_path: Path, train_toy: Train, fami
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path, train_toy: Train) -> None:
-    with pytest.raises(TrainingError, match=r"diverged before step 40: discriminator/loss = nan is not finite"):
+    with pytest.raises(TrainingError, match=r"diverged before step 40: .*discriminator/loss = nan"):
         train_toy(tmp_path, config={"sabotage": "nan"}, snapshot_kimg=0.16)
     saved = checkpoint.latest(tmp_path / "checkpoints")
     assert saved is not None
@@ -129,8 +131,8 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp
 def test_a_collapsed_generator_stops_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, train_toy: Train
 ) -> None:
-    with pytest.raises(TrainingError, match="the generator collapsed: at step .* 3 previews in a row"):
-        train_toy(tmp_path, config={"sabotage": "collapse"}, snapshot_kimg=0.16, kimg=8.0)
+    with pytest.raises(TrainingError, match=r"the generator collapsed: at step \d+ 3 previews in a row"):
+        train_toy(tmp_path, config=COLLAPSE, snapshot_kimg=0.32, kimg=4.0)
     saved = checkpoint.latest(tmp_path / "checkpoints")
     assert saved is not None
     assert saved.state.collapsed == 0
@@ -139,8 +141,8 @@ def test_a_collapsed_generator_stops_the_run_and_keeps_the_last_good_checkpoint(
 
 
 def test_the_collapse_check_can_be_switched_off(tmp_path: Path, train_toy: Train) -> None:
-    state = train_toy(tmp_path, config={"sabotage": "collapse"}, snapshot_kimg=0.16, kimg=4.0, collapse=0.0)
-    assert state.images == 4000
+    state = train_toy(tmp_path, config=COLLAPSE, snapshot_kimg=0.32, kimg=3.2, collapse=0.0)
+    assert state.images == 3200
 
 
 def test_spread_is_the_mean_standard_deviation_over_the_images() -> None:

@@ -56,7 +56,7 @@ ROWS: Mapping[str, tuple[Any, ...]] = {
     "sn-dcgan":   ("sngan",    "normal",  "spectral",    {},          "hinge",           0.0,       0.0,  0.0,   "adam",       2e-4,   2e-4,  (0.5, 0.999), 1,         (),        10.0,   64,    6400.0),
     "srn-dcgan":  ("sngan",    "normal",  "stable_rank", {"c": 0.7},  "hinge",           0.0,       0.0,  0.0,   "adam",       2e-4,   2e-4,  (0.5, 0.999), 1,         (),        10.0,   64,    6400.0),
     "fashion-32": ("fashion",  "normal",  "spectral",    {},          "hinge",           0.0,       0.0,  0.0,   "adam",       2e-4,   2e-4,  (0.5, 0.999), 1,         (),        10.0,   64,    1200.0),
-    "emoji-64":   ("emoji",    "normal",  "spectral",    {},          "hinge",           0.0,       0.0,  0.0,   "adam",       2e-4,   2e-4,  (0.5, 0.999), 1, ("color", "translation", "cutout"), 20.0, 64, 600.0),
+    "emoji-64":   ("emoji",    "normal",  "spectral",    {},          "hinge",           0.0,       0.0,  0.0,   "adam",       2e-4,   4e-4,  (0.5, 0.999), 1, ("translation",),  20.0,   32,     400.0),
     "tiny":       ("tiny",     "normal",  "spectral",    {},          "hinge",           0.0,       0.0,  0.0,   "adam",       2e-3,   2e-3,  (0.5, 0.999), 1,         (),         1.0,    8,       2.0),
 }
 # fmt: on

@@ -1,0 +1,5 @@
+"""``python -m ganserve`` is ``ganserve``."""
+
+from ganserve.cli import main
+
+main()

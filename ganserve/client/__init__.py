@@ -1,0 +1,25 @@
+"""The Python client: images by seed, label or latent from a server, with typed results and typed errors.
+
+:class:`Client` blocks, :class:`AsyncClient` awaits; they share everything but the waiting. ``docs/client.md`` is the guide.
+"""
+
+from ganserve.client.aio import AsyncClient
+from ganserve.client.blocking import Client
+from ganserve.client.grid import grid
+from ganserve.client.models import ModelInfo, ModelSummary, TaskInfo, TensorInfo
+from ganserve.client.request import SampleOptions
+from ganserve.client.samples import Sample, Samples, Served
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "ModelInfo",
+    "ModelSummary",
+    "Sample",
+    "SampleOptions",
+    "Samples",
+    "Served",
+    "TaskInfo",
+    "TensorInfo",
+    "grid",
+]

@@ -1,0 +1,100 @@
+"""The client that awaits."""
+
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, channel_options, stubs
+from ganserve.client.models import ModelInfo, ModelSummary, model_of, summaries_of
+from ganserve.client.request import SampleOptions, sample_request
+from ganserve.client.samples import Sample, Samples, samples_of, streamed_sample_of
+from ganserve.client.status import error_of
+from ganserve.client.waiting import Wait
+from ganserve.v1 import generation_pb2, models_pb2
+
+
+class AsyncClient:
+    """:class:`ganserve.Client` for asyncio. Make it inside a coroutine, for it belongs to the running event loop.
+
+    >>> async with AsyncClient("localhost:8001") as client:
+    ...     samples = await client.sample("dcgan-fashion", n=16, seed=7)
+    ...     async for sample in client.sample_stream("dcgan-fashion", n=1000, seed=7): ...
+    """
+
+    def __init__(
+        self, address: str = ADDRESS, *, timeout: float = TIMEOUT, max_reply_bytes: int = MAX_REPLY_BYTES
+    ) -> None:
+        self.address, self._timeout, self._max_reply_bytes = address, timeout, max_reply_bytes
+        self._channel = grpc.aio.insecure_channel(address, channel_options(max_reply_bytes))
+        self._stubs = stubs(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancel what is running and give back the connection."""
+        await self._channel.close()
+
+    async def sample(
+        self, model: str, n: int | None = None, *, timeout: float | None = None, **options: Unpack[SampleOptions]
+    ) -> Samples:
+        """:meth:`ganserve.Client.sample`."""
+        request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
+        return samples_of(await self._call(self._stubs.generation.Sample, request, timeout))
+
+    def sample_stream(
+        self, model: str, n: int | None = None, *, timeout: float | None = None, **options: Unpack[SampleOptions]
+    ) -> AsyncIterator[Sample]:
+        """:meth:`ganserve.Client.sample_stream`, for ``async for``."""
+        request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
+        return self._stream(generation_pb2.SampleStreamRequest(sample=request), timeout)
+
+    async def models(self, *, timeout: float | None = None) -> list[ModelSummary]:
+        """:meth:`ganserve.Client.models`."""
+        return summaries_of(await self._call(self._stubs.models.List, models_pb2.ListRequest(), timeout))
+
+    async def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> ModelInfo:
+        """:meth:`ganserve.Client.model`."""
+        request = models_pb2.GetRequest(model=name, version=version)
+        return model_of(await self._call(self._stubs.models.Get, request, timeout))
+
+    async def wait_ready(self, timeout: float | None = None, *, model: str = "") -> None:
+        """:meth:`ganserve.Client.wait_ready`."""
+        wait = Wait(self.address, model, self._timeout if timeout is None else timeout)
+        request = health_pb2.HealthCheckRequest(service=model)
+        while True:
+            watch = self._stubs.health.Watch(request, timeout=wait.remaining(), wait_for_ready=True)
+            try:
+                async for reply in watch:
+                    if wait.over(reply):
+                        return
+            except grpc.RpcError as error:
+                wait.failed(error)
+            finally:
+                watch.cancel()
+
+    async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+        try:
+            return await method(request, timeout=self._timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+
+    async def _stream(
+        self, request: generation_pb2.SampleStreamRequest, timeout: float | None
+    ) -> AsyncIterator[Sample]:
+        call = self._stubs.generation.SampleStream(request, timeout=self._timeout if timeout is None else timeout)
+        try:
+            async for reply in call:
+                yield streamed_sample_of(reply)
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+        finally:
+            call.cancel()

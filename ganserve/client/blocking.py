@@ -1,0 +1,106 @@
+"""The client that blocks."""
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, channel_options, stubs
+from ganserve.client.models import ModelInfo, ModelSummary, model_of, summaries_of
+from ganserve.client.request import SampleOptions, sample_request
+from ganserve.client.samples import Sample, Samples, samples_of, streamed_sample_of
+from ganserve.client.status import error_of
+from ganserve.client.waiting import Wait
+from ganserve.v1 import generation_pb2, models_pb2
+
+
+class Client:
+    """A connection to a server; threads may share it. Use it in ``with``, or :meth:`close` it.
+
+    >>> with Client("localhost:8001") as client:
+    ...     images = client.sample("dcgan-fashion", n=16, seed=7).images()
+
+    A call takes at most ``timeout`` seconds unless it says otherwise, retries included. Every method raises the
+    :class:`ganserve.errors.RequestError` that the server's status stands for.
+    """
+
+    def __init__(
+        self, address: str = ADDRESS, *, timeout: float = TIMEOUT, max_reply_bytes: int = MAX_REPLY_BYTES
+    ) -> None:
+        self.address, self._timeout, self._max_reply_bytes = address, timeout, max_reply_bytes
+        self._channel = grpc.insecure_channel(address, channel_options(max_reply_bytes))
+        self._stubs = stubs(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what is running and give back the connection."""
+        self._channel.close()
+
+    def sample(
+        self, model: str, n: int | None = None, *, timeout: float | None = None, **options: Unpack[SampleOptions]
+    ) -> Samples:
+        """``n`` results in one reply; see :class:`SampleOptions`.
+
+        One that may outgrow ``max_reply_bytes`` is refused before anything is computed: use :meth:`sample_stream`.
+        """
+        request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
+        return samples_of(self._call(self._stubs.generation.Sample, request, timeout))
+
+    def sample_stream(
+        self, model: str, n: int | None = None, *, timeout: float | None = None, **options: Unpack[SampleOptions]
+    ) -> Iterator[Sample]:
+        """``n`` results in order, each as soon as it is ready; ``timeout`` is that of the whole stream, from the first ``next``.
+
+        Stopping early cancels the rest.
+        """
+        request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
+        return self._stream(generation_pb2.SampleStreamRequest(sample=request), timeout)
+
+    def models(self, *, timeout: float | None = None) -> list[ModelSummary]:
+        """Every model that the server found, by name and version."""
+        return summaries_of(self._call(self._stubs.models.List, models_pb2.ListRequest(), timeout))
+
+    def model(self, name: str, version: int = 0, *, timeout: float | None = None) -> ModelInfo:
+        """All about one model; version 0 is the latest."""
+        request = models_pb2.GetRequest(model=name, version=version)
+        return model_of(self._call(self._stubs.models.Get, request, timeout))
+
+    def wait_ready(self, timeout: float | None = None, *, model: str = "") -> None:
+        """Return when the server (or one ``model`` of it) serves; :class:`ganserve.errors.DeadlineExceeded` says what it did last."""
+        wait = Wait(self.address, model, self._timeout if timeout is None else timeout)
+        request = health_pb2.HealthCheckRequest(service=model)
+        while True:
+            watch = self._stubs.health.Watch(request, timeout=wait.remaining(), wait_for_ready=True)
+            try:
+                for reply in watch:
+                    if wait.over(reply):
+                        return
+            except grpc.RpcError as error:
+                wait.failed(error)
+            finally:
+                watch.cancel()
+
+    def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
+        try:
+            return method(request, timeout=self._timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+
+    def _stream(self, request: generation_pb2.SampleStreamRequest, timeout: float | None) -> Iterator[Sample]:
+        call = self._stubs.generation.SampleStream(request, timeout=self._timeout if timeout is None else timeout)
+        try:
+            for reply in call:
+                yield streamed_sample_of(reply)
+        except grpc.RpcError as error:
+            raise error_of(error) from error
+        finally:
+            call.cancel()

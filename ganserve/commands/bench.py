@@ -1,0 +1,52 @@
+"""``ganserve bench``."""
+
+from pathlib import Path
+
+import click
+
+from ganserve.commands.options import json_option
+from ganserve.commands.output import console, print_json, table
+
+
+@click.command(short_help="Measure what serving adds to the engine, as ratios in one run.")
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--seconds", type=click.FloatRange(min=0.5), default=5.0, show_default=True, help="Of each run.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Turns of raw and served runs."
+)
+@json_option
+def command(bundle: Path, seconds: float, rounds: int, as_json: bool) -> None:
+    """Serve BUNDLE on the first core, load it from the last, and compare with the engine alone on the first.
+
+    Only ratios mean anything, and only on a machine that does nothing else. Needs Linux and two cores.
+
+    \b
+    Examples:
+      ganserve bench bundles/dcgan-fashion
+      ganserve bench bundles/dcgan-fashion --seconds 10 --rounds 5 --json
+    """
+    from ganserve import bench
+
+    loads = (bench.Load(rows=1, concurrency=16), bench.Load(rows=64, concurrency=4))
+    figures = [bench.served(bundle, load, rounds=rounds, seconds=seconds) for load in loads]
+    start = bench.start(bundle)
+    png = bench.encode_ms()
+    if as_json:
+        ratios = [{"ratio": figure.ratio, "figures": figure} for figure in figures]
+        print_json({"served": ratios, "start": start, "png_64_ms": png})
+        return
+    rows = table("rows a call", "callers", "served / raw", "p50 ms", "p99 ms", "p99 / p50")
+    for figure in figures:
+        rows.add_row(
+            str(figure.load.rows),
+            str(figure.load.concurrency),
+            f"{figure.ratio:.3f}",
+            f"{figure.p50_ms:.1f}",
+            f"{figure.p99_ms:.1f}",
+            f"{figure.p99_ms / figure.p50_ms:.2f}",
+        )
+    output = console()
+    output.print(rows)
+    torch = "with torch" if start.imports_torch else "no torch"
+    output.print(f"ready after {start.ready_seconds:.2f} s, {start.resident_mib:.0f} MiB, {torch}")
+    output.print(f"PNG 64x64: {png:.3f} ms an image")

@@ -1,0 +1,141 @@
+"""``ganserve serve``."""
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from ganserve.commands.options import plugins_dir_option
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command(short_help="Serve bundles over gRPC.")
+@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path), envvar="GANSERVE_SERVE_BUNDLES")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8001, show_default=True, help="gRPC port; 0: a free one."
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(-1, 65535),
+    default=8002,
+    show_default=True,
+    help="HTTP port of /metrics; 0: a free one, -1: none.",
+)
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    default=("onnxruntime",),
+    show_default=True,
+    metavar="NAME[:PRECISION]",
+    help="Engine to run graphs on, such as onnxruntime or openvino:bf16; repeat it to name what to fall back on.",
+)
+@click.option("--device", default="cpu", show_default=True, help="Where graphs run: cpu, cuda:0 ...")
+@click.option(
+    "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of a batch; 0: the engine's choice."
+)
+@click.option(
+    "--max-batch", type=click.IntRange(min=1), default=16, show_default=True, help="The most rows of one batch."
+)
+@click.option(
+    "--queue-rows",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="The most rows that wait; calls beyond it are told to come back later.",
+)
+@click.option(
+    "--max-rows", type=click.IntRange(min=1), default=1024, show_default=True, help="The most rows of one call."
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=20.0,
+    show_default=True,
+    help="Seconds that running calls get to finish after SIGTERM.",
+)
+@click.option(
+    "--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="The least that is logged."
+)
+@plugins_dir_option
+def command(
+    bundles: tuple[Path, ...],
+    host: str,
+    port: int,
+    metrics_port: int,
+    engines: tuple[str, ...],
+    device: str,
+    threads: int,
+    max_batch: int,
+    queue_rows: int,
+    max_rows: int,
+    grace: float,
+    log_level: str,
+    plugins_dir: Path | None,
+) -> None:
+    """Serve bundles over gRPC: ganserve.v1, health and reflection on one port, Prometheus metrics on another.
+
+    BUNDLES are bundles or folders of bundles (default: ./bundles). Each is verified, loaded on the first --engine that
+    reproduces its golden rows, and served; one that fails is reported and hinders no other. SIGTERM lets running calls finish
+    within --grace and exits with 0; a second one stops at once.
+
+    \b
+    Examples:
+      ganserve serve
+      ganserve serve bundles/dcgan-fashion --port 9000 --threads 1
+      ganserve serve bundles --engine openvino:bf16 --engine onnxruntime
+    Then, elsewhere:
+      ganserve models
+      ganserve sample dcgan-fashion --n 16
+    """
+    from ganserve.plugins import load
+    from ganserve.serving.model import Settings
+    from ganserve.serving.server import ServerSettings, serve
+
+    start_log(log_level)
+    settings = ServerSettings(
+        bundles=bundles or (Path("bundles"),),
+        host=host,
+        port=port,
+        metrics_port=None if metrics_port < 0 else metrics_port,
+        models=Settings(
+            engines=tuple(_engine(text) for text in engines), device=device, threads=threads, max_batch=max_batch
+        ),
+        max_rows=max_rows,
+        queue_rows=queue_rows,
+        grace=grace,
+    )
+    asyncio.run(serve(settings, load(plugins_dir)))
+
+
+def start_log(level: str) -> None:
+    """Log to stderr: for people where it is a terminal, else one plain line an event."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        logging.basicConfig(
+            level=level.upper(),
+            format="%(message)s",
+            datefmt="%X",
+            handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+        )
+    else:
+        logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _engine(text: str):  # type: ignore[no-untyped-def]
+    import msgspec
+
+    from ganserve.serving.model import EngineChoice
+
+    try:
+        return EngineChoice.parse(text)
+    except msgspec.ValidationError as error:
+        raise click.BadParameter(
+            f"{text!r}: {error}; write NAME or NAME:PRECISION, such as openvino:bf16", param_hint="--engine"
+        ) from error

@@ -1,0 +1,209 @@
+"""The tests that every engine must pass. An engine's test file is three lines of inheritance::
+
+class TestMyEngine(EngineConformance):
+    engine = "my-engine"
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ganserve import plugins
+from ganserve.engines import Options, Precision, Session
+from ganserve.errors import EngineError
+from ganserve.testing import graphs
+from ganserve.testing.graphs import TinyGraph
+
+Load = Callable[[TinyGraph], Session]
+
+BATCHES = (1, 2, 3, 8)
+
+
+class EngineConformance:
+    """What any engine promises, as tests. They are skipped, with the engine's own reason, where it cannot run."""
+
+    engine: str
+    """The engine's registered name."""
+    precision: Precision = "fp32"
+    device: str = "cpu"
+    provider: str | None = None
+    tolerance: float = 1e-5
+    """The most that a float output may differ from the reference, on [-1, 1]; bytes may differ by that and a rounding step."""
+
+    @pytest.fixture
+    def load(self, tmp_path: Path) -> Iterator[Load]:
+        """Loads graphs through the registered engine, and closes the sessions in the end."""
+        record = plugins.load().engine(self.engine)
+        if reason := plugins.resolve(record.available)():
+            pytest.skip(f"{self.engine}: {reason}")
+        sessions = []
+
+        def load(tiny: TinyGraph) -> Session:
+            options = Options(
+                graph=tiny.graph,
+                device=self.device,
+                precision=self.precision,
+                provider=self.provider,
+                threads=1,
+                cache_dir=tmp_path / "cache",
+                max_rows=max(BATCHES),
+            )
+            session: Session = plugins.resolve(record.load)(tiny.file, options)
+            sessions.append(session)
+            return session
+
+        yield load
+        for session in sessions:
+            session.close()
+
+    def test_values_survive_the_round_trip(self, load: Load, tmp_path: Path) -> None:
+        """Upload, then download, gives the same array, for every dtype."""
+        tiny = graphs.types(tmp_path)
+        session = load(tiny)
+        for array in tiny.inputs.values():
+            back = session.download(session.upload(array))
+            assert back.dtype == array.dtype
+            np.testing.assert_array_equal(back, array)
+
+    def test_every_dtype_goes_in_and_comes_out(self, load: Load, tmp_path: Path) -> None:
+        """float32, uint8, int64 and bool are inputs and outputs alike."""
+        tiny = graphs.types(tmp_path)
+        self._close(_run(load(tiny), tiny, tiny.inputs), tiny.expected())
+
+    def test_a_small_generator_gives_the_reference_numbers(self, load: Load, tmp_path: Path) -> None:
+        """Matrix product, transposed convolution, tanh and bytes agree with ONNX's reference."""
+        tiny = graphs.synthesis(tmp_path)
+        self._close(_run(load(tiny), tiny, tiny.inputs), tiny.expected())
+
+    def test_rows_of_a_batch_equal_their_singles(self, load: Load, tmp_path: Path) -> None:
+        """1, 2, 3 and 8 rows: bit for bit if the session calls itself batch invariant, within tolerance otherwise."""
+        tiny = graphs.synthesis(tmp_path)
+        session = load(tiny)
+        singles = [_run(session, tiny, tiny.rows(row, row + 1)) for row in range(max(BATCHES))]
+        for rows in BATCHES:
+            together = _run(session, tiny, tiny.rows(0, rows))
+            alone = {name: np.concatenate([single[name] for single in singles[:rows]]) for name in together}
+            if session.batch_invariant:
+                for name, array in together.items():
+                    np.testing.assert_array_equal(array, alone[name])
+            self._close(together, alone)
+
+    def test_the_order_of_rows_does_not_matter(self, load: Load, tmp_path: Path) -> None:
+        """A row gives the same wherever it stands."""
+        tiny = graphs.synthesis(tmp_path)
+        session = load(tiny)
+        forth = _run(session, tiny, tiny.inputs)
+        back = _run(session, tiny, {name: array[::-1] for name, array in tiny.inputs.items()})
+        self._close({name: array[::-1] for name, array in back.items()}, forth)
+
+    def test_only_the_outputs_asked_for_come_back(self, load: Load, tmp_path: Path) -> None:
+        """An output that nobody needs stays away."""
+        tiny = graphs.synthesis(tmp_path)
+        made = _run(load(tiny), tiny, tiny.inputs, ["image"])
+        assert list(made) == ["image"]
+        self._close(made, {"image": tiny.expected()["image"]})
+
+    def test_a_chain_hands_on_its_own_values(self, load: Load, tmp_path: Path) -> None:
+        """One session's output is another's input as it is, without a way over the host."""
+        first, second = graphs.mapping(tmp_path), graphs.synthesis(tmp_path)
+        one, two = load(first), load(second)
+        made = one.run({"z": one.upload(first.inputs["z"])}, ["w"])
+        assert not isinstance(made["w"], np.ndarray)
+        chained = {name: two.download(value) for name, value in two.run(made, ["features", "image"]).items()}
+        self._close(chained, _run(two, second, {"w": one.download(made["w"])}))
+
+    def test_a_value_outlives_later_runs(self, load: Load, tmp_path: Path) -> None:
+        """A session never writes over a value that it has handed out."""
+        tiny = graphs.synthesis(tmp_path)
+        session = load(tiny)
+        first = session.run({"w": session.upload(tiny.inputs["w"][:2])}, ["image"])["image"]
+        before = session.download(first)
+        session.run({"w": session.upload(tiny.inputs["w"][2:4])}, ["image"])
+        np.testing.assert_array_equal(session.download(first), before)
+
+    def test_a_downloaded_array_is_the_callers(self, load: Load, tmp_path: Path) -> None:
+        """Writing to a downloaded array changes nothing else."""
+        tiny = graphs.synthesis(tmp_path)
+        session = load(tiny)
+        value = session.run({"w": session.upload(tiny.inputs["w"])}, ["image"])["image"]
+        mine = session.download(value)
+        kept = mine.copy()
+        mine[:] = 0
+        np.testing.assert_array_equal(session.download(value), kept)
+
+    def test_an_unknown_output_is_named(self, load: Load, tmp_path: Path) -> None:
+        """Asking for an output that is not there names it, and those that are."""
+        tiny = graphs.mapping(tmp_path)
+        session = load(tiny)
+        with pytest.raises(EngineError, match=r"'psi'.*outputs are \['w'\]"):
+            session.run({"z": session.upload(tiny.inputs["z"])}, ["psi"])
+
+    def test_a_missing_input_is_named(self, load: Load, tmp_path: Path) -> None:
+        """A run without an input names the inputs there are."""
+        session = load(graphs.mapping(tmp_path))
+        with pytest.raises(EngineError, match=r"expected exactly \['z'\]"):
+            session.run({}, ["w"])
+
+    def test_an_input_of_the_wrong_shape_is_refused(self, load: Load, tmp_path: Path) -> None:
+        """A row of another shape is an EngineError, not a crash or a guess."""
+        session = load(graphs.mapping(tmp_path))
+        with pytest.raises(EngineError, match="mapping"):
+            session.run({"z": session.upload(np.zeros((2, 17), np.float32))}, ["w"])
+
+    def test_a_damaged_file_is_refused_by_name(self, load: Load, tmp_path: Path) -> None:
+        """A cut-off graph is an EngineError that names the file."""
+        tiny = graphs.mapping(tmp_path)
+        tiny.file.write_bytes(tiny.file.read_bytes()[:-100])
+        with pytest.raises(EngineError, match=r"mapping\.onnx"):
+            load(tiny)
+
+    def test_missing_weights_are_refused_by_name(self, load: Load, tmp_path: Path) -> None:
+        """A graph without its external weights is an EngineError that names a file."""
+        tiny = graphs.synthesis(tmp_path)
+        (tmp_path / "synthesis.bin").unlink()
+        with pytest.raises(EngineError, match=r"synthesis\.(onnx|bin)"):
+            load(tiny)
+
+    def test_threads_share_a_session(self, load: Load, tmp_path: Path) -> None:
+        """Four threads on one session, batches of several sizes mixed, each get their own rows."""
+        tiny = graphs.synthesis(tmp_path)
+        session = load(tiny)
+        batches = [tiny.rows(start, start + rows) for start in range(5) for rows in (1, 2, 3)]
+        alone = [_run(session, tiny, feeds) for feeds in batches]
+        with ThreadPoolExecutor(4) as threads:
+            together = list(threads.map(lambda feeds: _run(session, tiny, feeds), batches * 5))
+        for found, want in zip(together, alone * 5, strict=True):
+            self._close(found, want)
+
+    def test_a_closed_session_says_so(self, load: Load, tmp_path: Path) -> None:
+        """A run after close is an EngineError."""
+        tiny = graphs.mapping(tmp_path)
+        session = load(tiny)
+        value = session.upload(tiny.inputs["z"])
+        session.close()
+        with pytest.raises(EngineError, match="closed"):
+            session.run({"z": value}, ["w"])
+
+    def _close(self, found: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> None:
+        assert found.keys() == want.keys()
+        for name, array in want.items():
+            assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype), name
+            if array.dtype == np.uint8:
+                steps = np.abs(found[name].astype(int) - array.astype(int)).max()
+                assert steps <= 1 + self.tolerance * 127.5, f"{name}: {steps} grey levels"
+            elif array.dtype.kind == "f":
+                scale = max(1.0, float(np.abs(array).max()))
+                np.testing.assert_allclose(found[name], array, rtol=0, atol=self.tolerance * scale, err_msg=name)
+            else:
+                np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def _run(
+    session: Session, tiny: TinyGraph, arrays: Mapping[str, np.ndarray], outputs: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    names = outputs or [tensor.name for tensor in tiny.graph.outputs]
+    values = session.run({name: session.upload(array) for name, array in arrays.items()}, names)
+    return {name: session.download(value) for name, value in values.items()}

@@ -1,0 +1,60 @@
+"""A real server on a free port of this machine, in a thread of the test that uses it."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ganserve.plugins import Plugins, installed
+from ganserve.serving.model import Settings
+from ganserve.serving.server import Server, ServerSettings, running
+
+
+class Serving(msgspec.Struct, frozen=True, eq=False):
+    """A server that is ready: where it answers, where its metrics are, and the server itself with its repository."""
+
+    address: str
+    metrics_port: int
+    server: Server
+
+
+@contextlib.contextmanager
+def serving(*bundles: Path, plugins: Plugins | None = None, **settings: Any) -> Iterator[Serving]:
+    """Serve ``bundles`` until the block is left; ``settings`` are those of :class:`ServerSettings`, by default one thread.
+
+    >>> with serving(folder) as server, Client(server.address) as client:
+    ...     client.sample("echo")
+    """
+    settings = {"port": 0, "metrics_port": 0, "models": Settings(threads=1), "encode_threads": 1, **settings}
+    chosen = ServerSettings(bundles=bundles, **settings)
+    started: Future[tuple[Serving, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    thread = threading.Thread(target=_run, args=(chosen, plugins or installed(), started), name="server", daemon=True)
+    thread.start()
+    found, loop, stop = started.result()
+    try:
+        yield found
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+def _run(settings: ServerSettings, plugins: Plugins, started: Future[Any]) -> None:
+    async def run() -> None:
+        stop = asyncio.Event()
+        async with running(settings, plugins) as server:
+            await server.ready.wait()
+            found = Serving(f"{settings.host}:{server.port}", server.metrics_port, server)
+            started.set_result((found, asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    try:
+        asyncio.run(run())
+    except BaseException as error:
+        if started.done():
+            raise
+        started.set_exception(error)

@@ -1,0 +1,98 @@
+"""The engine tensorrt. Building is real wherever TensorRT RTX is installed; running needs a GPU, and is skipped without one."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ganserve.engines import Options, tensorrt
+from ganserve.errors import EngineError
+from ganserve.testing import graphs
+from ganserve.testing.engines import EngineConformance
+
+trt = pytest.importorskip("tensorrt_rtx_bindings")
+
+
+class TestTensorRt(EngineConformance):
+    engine = "tensorrt"
+    device = "cuda:0"
+    tolerance = 1e-3
+
+
+def built(tmp_path: Path, max_rows: int = 16) -> tuple[graphs.TinyGraph, tensorrt.Built]:
+    tiny = graphs.synthesis(tmp_path)
+    return tiny, tensorrt.compile(tiny.file, tmp_path / "engines", Options(graph=tiny.graph, max_rows=max_rows))
+
+
+def test_an_engine_is_built_without_a_gpu(tmp_path: Path) -> None:
+    _, engine = built(tmp_path)
+    weights = (tmp_path / "synthesis.bin").stat().st_size
+    assert weights < engine.size < 10 * weights, "the weights, from their own file, are in it, and once"
+    assert engine.builder.startswith("tensorrt_rtx_bindings 1.")
+    assert not engine.cached
+    assert engine.path.read_bytes()
+
+
+def test_a_built_engine_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
+    _, engine = built(tmp_path)
+    assert stat.S_IMODE(engine.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(engine.path.parent.stat().st_mode) == 0o700
+    assert list(engine.path.parent.iterdir()) == [engine.path], "nothing temporary stays behind"
+    before = engine.path.stat().st_mtime_ns
+    _, again = built(tmp_path)
+    assert again.cached
+    assert (again.path, again.path.stat().st_mtime_ns) == (engine.path, before)
+
+
+def test_an_engine_that_others_could_have_written_is_built_anew(tmp_path: Path) -> None:
+    _, engine = built(tmp_path)
+    engine.path.write_bytes(b"not an engine")
+    engine.path.chmod(0o666)
+    _, again = built(tmp_path)
+    assert not again.cached
+    assert again.size == engine.size
+    assert stat.S_IMODE(again.path.stat().st_mode) == 0o600
+
+
+def test_a_link_is_never_followed(tmp_path: Path) -> None:
+    _, engine = built(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    engine.path.rename(elsewhere)
+    engine.path.symlink_to(elsewhere)
+    _, again = built(tmp_path)
+    assert not again.cached
+    assert not again.path.is_symlink()
+
+
+def test_other_weights_sizes_or_precisions_are_other_engines(tmp_path: Path) -> None:
+    tiny, engine = built(tmp_path)
+    _, wider = built(tmp_path, max_rows=32)
+    weights = bytearray((tmp_path / "synthesis.bin").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "synthesis.bin").write_bytes(bytes(weights))
+    changed = tensorrt.compile(tiny.file, tmp_path / "engines", Options(graph=tiny.graph, max_rows=16))
+    assert len({engine.path, wider.path, changed.path}) == 3
+
+
+def test_reduced_precision_is_refused_where_the_graph_decides(tmp_path: Path) -> None:
+    tiny = graphs.mapping(tmp_path)
+    with pytest.raises(EngineError, match="runs this one in fp32, not fp16"):
+        tensorrt.compile(tiny.file, tmp_path, Options(graph=tiny.graph, precision="fp16"))
+
+
+def test_a_damaged_graph_is_named(tmp_path: Path) -> None:
+    tiny = graphs.mapping(tmp_path)
+    tiny.file.write_bytes(tiny.file.read_bytes()[:-100])
+    with pytest.raises(EngineError, match=r"mapping\.onnx"):
+        tensorrt.compile(tiny.file, tmp_path, Options(graph=tiny.graph))
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU here")
+def test_running_without_a_gpu_says_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
+    tiny = graphs.mapping(tmp_path)
+    with pytest.raises(
+        EngineError,
+        match=r"needs an NVIDIA GPU of compute capability 8\.0.*no NVIDIA driver.*ganserve compile.*onnxruntime",
+    ):
+        tensorrt.load(tiny.file, Options(graph=tiny.graph))

@@ -1,0 +1,133 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from ganserve_trainers.command import parse_overrides, train
+
+from ganserve import plugins
+from ganserve.errors import TrainingError
+from ganserve.plugins import Plugins
+
+PRESET = {"image": (8, 8, 1), "batch": 16, "lr": 2e-3, "loss": "hinge", "clip": None, "flag": True}
+
+
+@pytest.fixture(autouse=True)
+def toy_is_installed(families: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "installed", lambda: families)
+
+
+def invoke(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(train, [str(argument) for argument in arguments])
+
+
+def start(out: Path, *more: str | Path) -> Result:
+    fast = ("--kimg", "0.32", "--grid", "4", "--threads", "1", "--device", "cpu")
+    return invoke("toy", "--preset", "tiny", "--data", "digits:", "--out", out, *fast, *more)
+
+
+def test_train_then_resume(tmp_path: Path) -> None:
+    first = start(tmp_path, "--seed", "5", "--batch", "8", "--set", "hidden=32", "--licence", "BSD", "--mirror")
+    assert first.exit_code == 0, first.output
+    assert "0.3 kimg, 40 steps" in first.output
+    assert f"ganserve train --resume --out {tmp_path}" in first.output.replace("\n", "")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["seed"], record["batch"], record["config"]["hidden"], record["threads"]) == (5, 8, 32, 1)
+    assert record["data"]["licence"] == "BSD"
+    assert record["settings"]["mirror"] is True
+    second = invoke("--resume", "--out", tmp_path, "--kimg", "0.4", "--device", "cpu")
+    assert second.exit_code == 0, second.output
+    assert "0.4 kimg, 50 steps" in second.output
+
+
+def test_a_folder_of_images_with_a_broken_one(tmp_path: Path) -> None:
+    from PIL import Image
+
+    data = tmp_path / "data"
+    data.mkdir()
+    for index in range(20):
+        Image.new("L", (10, 10), index * 12).save(data / f"{index}.png")
+    (data / "bad.png").write_bytes(b"no png")
+    options = ("--preset", "tiny", "--data", data, "--kimg", "0.032", "--device", "cpu", "--grid", "4")
+    refused = invoke("toy", *options, "--out", tmp_path / "run")
+    assert refused.exit_code == 1
+    assert "Error: 1 of 21 images in data are broken: bad.png" in refused.output
+    assert not (tmp_path / "run").exists()
+    skipped = invoke("toy", *options, "--out", tmp_path / "run", "--broken", "skip")
+    assert skipped.exit_code == 0, skipped.output
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["data"]["images"], record["data"]["skipped"]) == (20, ["bad.png"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give FAMILY and --data, or --resume"),
+        (("toy", "--data", "digits:"), "give --preset: toy has tiny, dropout"),
+        (("toy", "--data", "digits:", "--preset", "huge"), "family 'toy' has no preset 'huge'"),
+        (("tyo", "--data", "digits:", "--preset", "tiny"), "no plugin provides the family 'tyo'"),
+        (("toy", "--resume"), "--resume goes on with the run in --out: leave out FAMILY"),
+        (("--resume",), "holds no run"),
+        (("toy", "--data", "nowhere", "--preset", "tiny"), "there is no data at nowhere"),
+        (("toy", "--data", "digits:", "--preset", "tiny", "--set", "hiden=3"), "did you mean 'hidden'?"),
+        (("toy", "--data", "digits:", "--preset", "tiny", "--background", "red"), "'red' is no colour: write #rrggbb"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = invoke(*arguments, "--out", tmp_path / "run")
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_overrides_take_the_type_of_the_preset() -> None:
+    settings = ("lr=1", "batch=32", "loss=wasserstein", "image=[32, 32, 3]", "clip=0.5", "flag=false")
+    assert parse_overrides(PRESET, settings) == {
+        "image": (32, 32, 3),
+        "batch": 32,
+        "lr": 1.0,
+        "loss": "wasserstein",
+        "clip": 0.5,
+        "flag": False,
+    }
+    assert PRESET["batch"] == 16
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("batch", "expected key=value"),
+        ("bacth=3", "the preset has no 'bacth'; did you mean 'batch'?"),
+        ("batch=many", "'many' is no int, like the preset's 16"),
+        ("batch=1.5", "'1.5' is no int"),
+        ("flag=1", "'1' is no bool"),
+        ("image=3", "'3' is no tuple"),
+    ],
+)
+def test_wrong_overrides_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(TrainingError) as caught:
+        parse_overrides(PRESET, (setting,))
+    assert message in str(caught.value)
+
+
+def test_help_teaches() -> None:
+    text = invoke("--help").output
+    assert "ganserve train dcgan --preset fashion-32 --data" in text
+    assert all(option.help for option in train.params if isinstance(option, click.Option) and option.name != "device")
+
+
+def test_the_plugin_adds_the_command_without_importing_torch() -> None:
+    program = (
+        "import sys, click\n"
+        "from ganserve_trainers import plugin\n"
+        "group = click.Group()\n"
+        "plugin.ganserve_commands(group)\n"
+        "assert 'train' in group.commands\n"
+        "assert not {'torch', 'lightning_fabric'} & set(sys.modules), 'torch was imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
