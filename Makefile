@@ -40,7 +40,9 @@ protos: .venv/.dev          ## regenerate ganserve/v1 from protos/
 	PATH="$(BIN):$$PATH" $(BIN)/python -m tools.protos
 
 bench: .venv/.dev           ## the speed ratios of docs/serving.md
-	$(BIN)/ganserve bench
+	$(BIN)/python bench/untrained.py dcgan cifar10-32 --out .data/bench/cifar10-32
+	$(BIN)/ganserve bench .data/bench/cifar10-32
+	$(BIN)/python bench/training.py
 
 tools:          ## Debian packages that some tests use (needs root)
 	apt-get update -qq

@@ -16,13 +16,6 @@ from typing import Any
 import click
 import msgspec
 import numpy as np
-from ganserve_trainers.data import DataOptions, load
-from ganserve_trainers.metrics import frechet
-from ganserve_trainers.metrics.classifier import train_classifier
-from ganserve_trainers.metrics.diversity import diversity_ratio
-from ganserve_trainers.metrics.inception import FEATURE_NAME, PACKAGE, VERSION, FeatureExtractor
-from ganserve_trainers.metrics.neighbours import nearest
-from ganserve_trainers.metrics.pictures import beside_neighbours, grid, save_png
 from PIL import Image, ImageFilter
 
 from ganserve import bundle
@@ -30,6 +23,13 @@ from ganserve.bundle import Bundle
 from ganserve.codecs.seeds import draw
 from ganserve.errors import BundleError, DataError, GanserveError
 from ganserve.spec import Noise
+from ganserve_trainers.data import DataOptions, load
+from ganserve_trainers.metrics import frechet
+from ganserve_trainers.metrics.classifier import train_classifier
+from ganserve_trainers.metrics.diversity import diversity_ratio
+from ganserve_trainers.metrics.inception import FEATURE_NAME, PACKAGE, VERSION, FeatureExtractor
+from ganserve_trainers.metrics.neighbours import nearest
+from ganserve_trainers.metrics.pictures import beside_neighbours, grid, save_png
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

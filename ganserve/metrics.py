@@ -6,7 +6,7 @@ that the operator chose, never a caller's text.
 
 import platform
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
@@ -14,6 +14,8 @@ from ganserve import __version__
 
 if TYPE_CHECKING:
     from ganserve.serving.batcher import Batch
+
+M = TypeVar("M", Counter, Gauge, Histogram)
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Bucket bounds of every duration: from one row of a small generator to a long inversion."""
@@ -27,6 +29,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
         self.requests = Counter("ganserve_requests", "Finished calls.", ("model", "task", "code"), registry=registry)
         self.latency = Histogram(
             "ganserve_latency_seconds",
@@ -84,6 +87,13 @@ class Metrics:
         self.build = Info("ganserve_build", "Version of the server.", registry=registry)
         self.build.info({"version": __version__, "python": platform.python_version()})
 
+    def child(self, metric: M, *labels: str) -> M:
+        """``metric.labels(*labels)``, remembered: looking a child up anew takes longer than counting with it."""
+        key = (metric, labels)
+        if (found := self._children.get(key)) is None:
+            found = self._children[key] = metric.labels(*labels)
+        return found
+
     def watch_queue(self, device: str, rows: Callable[[], int]) -> None:
         """Read a device's waiting rows whenever Prometheus asks."""
         self.queue_rows.labels(device).set_function(rows)
@@ -91,8 +101,8 @@ class Metrics:
     def observe_batch(self, batch: "Batch") -> None:
         """Record one batch that has run."""
         model, engine = batch.stage.model, batch.stage.engine
-        queue_time = self.queue_time.labels(model)
+        queue_time = self.child(self.queue_time, model)
         for piece in batch.slices:
             queue_time.observe(batch.taken - piece.job.submitted)
-        self.batch_rows.labels(model).observe(batch.rows)
-        self.engine_time.labels(model, engine).observe(batch.seconds)
+        self.child(self.batch_rows, model).observe(batch.rows)
+        self.child(self.engine_time, model, engine).observe(batch.seconds)

@@ -1,5 +1,6 @@
 """The client that awaits."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -12,7 +13,7 @@ from ganserve.client.models import ModelInfo, ModelSummary, model_of, summaries_
 from ganserve.client.request import SampleOptions, sample_request
 from ganserve.client.samples import Sample, Samples, samples_of, streamed_sample_of
 from ganserve.client.status import error_of
-from ganserve.client.waiting import Wait
+from ganserve.client.waiting import PAUSE, Wait
 from ganserve.v1 import generation_pb2, models_pb2
 
 
@@ -80,6 +81,7 @@ class AsyncClient:
                 wait.failed(error)
             finally:
                 watch.cancel()
+            await asyncio.sleep(PAUSE)
 
     async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         try:

@@ -12,7 +12,6 @@ from ganserve.client.enums import name_of
 from ganserve.client.tensors import AnyArray, array_of
 from ganserve.v1 import generation_pb2, media_pb2
 
-
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 

@@ -8,6 +8,9 @@ from grpc_health.v1 import health_pb2
 from ganserve.client.status import error_of
 from ganserve.errors import DeadlineExceeded
 
+PAUSE = 0.1
+"""Seconds between a watch that ended and the next: a server that drains ends each at once."""
+
 _Status = health_pb2.HealthCheckResponse.ServingStatus
 
 

@@ -36,6 +36,14 @@ LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option("--device", default="cpu", show_default=True, help="Where graphs run: cpu, cuda:0 ...")
 @click.option(
+    "--provider", metavar="NAME", help="ONNX Runtime's execution provider, such as TensorrtExecutionProvider."
+)
+@click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep built engines here, as `ganserve compile` does [keep none].",
+)
+@click.option(
     "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of a batch; 0: the engine's choice."
 )
 @click.option(
@@ -69,6 +77,8 @@ def command(
     metrics_port: int,
     engines: tuple[str, ...],
     device: str,
+    provider: str | None,
+    cache_dir: Path | None,
     threads: int,
     max_batch: int,
     queue_rows: int,
@@ -103,7 +113,12 @@ def command(
         port=port,
         metrics_port=None if metrics_port < 0 else metrics_port,
         models=Settings(
-            engines=tuple(_engine(text) for text in engines), device=device, threads=threads, max_batch=max_batch
+            engines=tuple(_engine(text) for text in engines),
+            device=device,
+            provider=provider,
+            threads=threads,
+            max_batch=max_batch,
+            cache_dir=cache_dir,
         ),
         max_rows=max_rows,
         queue_rows=queue_rows,

@@ -20,7 +20,7 @@ from ganserve.errors import InvalidArgument, Violation
 from ganserve.metrics import Metrics
 from ganserve.serving.executor import Executor
 from ganserve.serving.model import LoadedTask, Model
-from ganserve.serving.plan import LoopSegment, Plan
+from ganserve.serving.plan import Plan
 from ganserve.serving.runner import Flow, Piece, Times
 
 SEED = "seed"
@@ -79,7 +79,7 @@ class Call:
 
     def most_reply_bytes(self) -> int | None:
         """An upper bound of what all rows take in a reply; None where a size is known only afterwards."""
-        total = 512 + len(self._ask.model.name) + sum(len(engine) + 8 for engine in self.engines)
+        total = 512 + len(self._ask.model.name) + sum(len(engine) + 8 for engine in self.plan.engines)
         for name in (self._output, *self._ask.returns):
             shape = self._ask.task.tensors[name].shape
             if any(isinstance(size, str) for size in shape):
@@ -91,16 +91,6 @@ class Call:
                 numbers = math.prod(fixed) * np.dtype(self._ask.task.tensors[name].dtype).itemsize
                 total += self._ask.rows * (64 + len(name) + 10 * len(fixed) + numbers)
         return total
-
-    @property
-    def bit_exact(self) -> bool:
-        """Whether every engine on the way gives the same bits whatever the batch."""
-        return all(run.loaded.session.batch_invariant for run in self._runs())
-
-    @property
-    def engines(self) -> list[str]:
-        """The engine of each graph on the way, in order."""
-        return [run.loaded.engine for run in self._runs()]
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -156,7 +146,8 @@ class Call:
         ]
 
     def _encode_rows(self, piece: Piece) -> list[Media]:
-        observe = self._workers.metrics.encode_time.labels(self._options.format).observe
+        metrics = self._workers.metrics
+        observe = metrics.child(metrics.encode_time, self._options.format).observe
         made = []
         for row in piece.tensors[self._output]:
             started = time.monotonic()
@@ -165,13 +156,15 @@ class Call:
         return made
 
     def _count(self, piece: Piece, media: Sequence[Media]) -> None:
-        model = self._ask.model.name
-        self._workers.metrics.images.labels(model).inc(len(media))
+        model, metrics = self._ask.model.name, self._workers.metrics
+        metrics.child(metrics.images, model).inc(len(media))
         pixels = sum(one.attributes.get("width", 0) * one.attributes.get("height", 0) for one in media)
-        self._workers.metrics.pixels.labels(model).inc(pixels)
+        metrics.child(metrics.pixels, model).inc(pixels)
 
     def _refuse_unused(self) -> None:
         """Nothing that a caller gives is silently ignored."""
+        if self._ask.values.keys() <= self.plan.reads and self._ask.tensors.keys() <= self.plan.uses:
+            return
         instead = f" because {', '.join(sorted(self._ask.tensors))} was given" if self._ask.tensors else ""
         reads = ", ".join(self._ask.task.task.values()) or "none"
         violations = [
@@ -184,8 +177,7 @@ class Call:
             for name in self._ask.tensors
             if name not in self.plan.uses
         ]
-        if violations:
-            raise InvalidArgument(violations)
+        raise InvalidArgument(violations)
 
     def _choose_seeds(self) -> np.ndarray | None:
         if SEED not in self.plan.reads:
@@ -204,7 +196,3 @@ class Call:
             values[SEED] = self.seeds
         decoders = self._ask.task.decoders
         return {source.tensor: decoders[source.tensor].decode(values, self._ask.rows) for source in self.plan.decodes}
-
-    def _runs(self) -> list[Any]:
-        stages = (segment.stage if isinstance(segment, LoopSegment) else segment for segment in self.plan.segments)
-        return [run for stage in stages for run in stage.runs]

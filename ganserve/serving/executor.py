@@ -1,14 +1,17 @@
 """One device's thread: takes batches from a :class:`Batcher`, runs them, and hands the rows back on the event loop.
 
 The thread asks for its next batch itself, so a device never waits for the event loop. A batch that raises is run again row by
-row: the rows that raise again fail alone. Deliveries reach the loop once a batch, not once a row.
+row: the rows that raise again fail alone. Where batches end faster than the loop can deliver them, it delivers for a few
+milliseconds at a time and looks after its calls in between.
 """
 
 import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from ganserve.errors import Unavailable
 from ganserve.metrics import Metrics
@@ -17,6 +20,9 @@ from ganserve.serving.batcher import Arrays, Batch, Batcher, Job
 log = logging.getLogger(__name__)
 
 Outcome = tuple[Batch, Arrays | Exception]
+
+DELIVER_SECONDS = 0.005
+"""How long the event loop delivers before it does something else."""
 
 
 class Executor:
@@ -38,6 +44,9 @@ class Executor:
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Condition()
         self._closing = False
+        self._idle = False
+        self._deliveries: deque[Callable[[], None]] = deque()
+        self._delivering = False
         self._thread = threading.Thread(target=self._work, name=f"executor-{device}", daemon=True)
         self._thread.start()
 
@@ -45,8 +54,10 @@ class Executor:
         """Queue a job; :class:`ganserve.errors.QueueFull` when there is no room, :class:`Unavailable` once closed."""
         self._check_open()
         self.batcher.submit(job, self.clock(), admitted=admitted)
-        with self._wake:
-            self._wake.notify()
+        # A thread that is at work looks for itself; waking one costs more than all else here.
+        if self._idle:
+            with self._wake:
+                self._wake.notify()
 
     def check_room(self, rows: int) -> None:
         """Raise what :meth:`submit` would for ``rows`` more."""
@@ -65,6 +76,8 @@ class Executor:
             self._closing = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
+        while self._deliveries:
+            self._deliveries.popleft()()
         self._fail([(job, Unavailable("the server has stopped; try another replica")) for job in self.batcher.clear()])
 
     def _check_open(self) -> None:
@@ -75,14 +88,16 @@ class Executor:
         while not self._closing:
             batch, failed = self.batcher.take(self.clock())
             if failed:
-                self._loop.call_soon_threadsafe(self._fail, failed)
+                self._hand_over(partial(self._fail, failed))
             if batch is not None:
-                self._loop.call_soon_threadsafe(self._deliver, self._run(batch))
+                self._hand_over(partial(self._deliver, self._run(batch)))
                 continue
             with self._wake:
-                # Checked again under the lock that `submit` notifies under, so no wake-up is lost.
+                # Said before the last look at the queue: a job comes in time to be seen, or late enough to wake this thread.
+                self._idle = True
                 if not self._closing and not self.batcher.waiting:
                     self._wake.wait()
+                self._idle = False
 
     def _run(self, batch: Batch) -> Sequence[Outcome]:
         outcome = self._attempt(batch)
@@ -99,6 +114,24 @@ class Executor:
             return error
         finally:
             self.batcher.ran(batch, self.clock() - started)
+
+    def _hand_over(self, delivery: Callable[[], None]) -> None:
+        self._deliveries.append(delivery)
+        if not self._delivering:
+            self._delivering = True
+            self._loop.call_soon_threadsafe(self._deliver_some)
+
+    def _deliver_some(self) -> None:
+        until = time.monotonic() + DELIVER_SECONDS
+        while self._deliveries:
+            self._deliveries.popleft()()
+            if time.monotonic() > until:
+                self._loop.call_soon(self._deliver_some)
+                return
+        self._delivering = False
+        if self._deliveries:
+            # Handed over between the last look and the line above, by a thread that saw this still at work.
+            self._deliver_some()
 
     def _deliver(self, outcomes: Sequence[Outcome]) -> None:
         for batch, outcome in outcomes:

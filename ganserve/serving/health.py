@@ -45,7 +45,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext) -> None:  # noqa: N802
         """The status now and at every change; a name that is unknown may become known."""
         told = None
-        while not (self._closed and told is not None):
+        while True:
             changed = self._changed
             status = self._statuses.get(request.service, SERVICE_UNKNOWN)
             if status != told:

@@ -12,11 +12,11 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -32,6 +32,8 @@ FIELDS = {"label": "labels", "format": "output.image_format", "quality": "output
 
 LATE_SECONDS = 0.05
 """A caller that goes with less time left has met its deadline: its own clock ends the call before the server's does."""
+
+Parse: TypeAlias = Callable[[bytes], Message]
 
 # A status travels in a trailer, of which clients accept 8 KiB, and takes up to three times its length there.
 _MESSAGE_BYTES, _FIELD_BYTES, _DESCRIPTION_BYTES = 800, 80, 240
@@ -70,10 +72,16 @@ def status_of(error: RequestError) -> status_pb2.Status:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Wraps every call of the ``ganserve`` services. While ``accepting`` is false, they answer UNAVAILABLE."""
+    """Wraps every call of the ``ganserve`` services.
+
+    While ``accepting`` is false, they answer UNAVAILABLE; ``idle`` is set while none of them runs.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self.accepting = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._running = 0
         self._metrics = metrics
 
     async def intercept_service(
@@ -85,18 +93,22 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return handler
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+                self._streaming(handler.unary_stream, handler.request_deserializer),
+                response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+            self._unary(handler.unary_unary, handler.request_deserializer),
+            response_serializer=handler.response_serializer,
         )
 
-    def _unary(self, inner: Callable[..., Awaitable[Message]]) -> Callable[..., Awaitable[Message]]:
-        async def call(request: Message, context: grpc.aio.ServicerContext) -> Message:
+    # Both parse the request themselves: gRPC would log a traceback for bytes that are none, and call them UNKNOWN.
+
+    def _unary(self, inner: Callable[..., Awaitable[Message]], parse: Parse) -> Callable[..., Awaitable[Message]]:
+        async def call(data: bytes, context: grpc.aio.ServicerContext) -> Message:
             watch = self._start()
             try:
                 self._check_open()
-                reply = await inner(request, context)
+                reply = await inner(_parsed(parse, data), context)
             except BaseException as error:
                 await self._failed(watch, error, context)
                 raise
@@ -105,13 +117,13 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         return call
 
-    def _streaming(self, inner: Callable[..., AsyncGenerator[Message]]) -> Callable[..., Awaitable[None]]:
+    def _streaming(self, inner: Callable[..., AsyncGenerator[Message]], parse: Parse) -> Callable[..., Awaitable[None]]:
         # Writes instead of yielding: gRPC leaves a generator whose caller has gone to the garbage collector.
-        async def call(request: Message, context: grpc.aio.ServicerContext) -> None:
+        async def call(data: bytes, context: grpc.aio.ServicerContext) -> None:
             watch = self._start()
             try:
                 self._check_open()
-                async with aclosing(inner(request, context)) as replies:
+                async with aclosing(inner(_parsed(parse, data), context)) as replies:
                     async for reply in replies:
                         await context.write(reply)
             except BaseException as error:
@@ -129,13 +141,19 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         target = ["unknown", "unknown"]
         _target.set(target)
         self._metrics.in_flight.inc()
+        self._running += 1
+        self.idle.clear()
         return time.monotonic(), target
 
     def _finish(self, watch: tuple[float, list[str]], code: str) -> None:
         started, (model, task) = watch
-        self._metrics.in_flight.dec()
-        self._metrics.requests.labels(model, task, code).inc()
-        self._metrics.latency.labels(model, task).observe(time.monotonic() - started)
+        metrics = self._metrics
+        metrics.in_flight.dec()
+        self._running -= 1
+        if not self._running:
+            self.idle.set()
+        metrics.child(metrics.requests, model, task, code).inc()
+        metrics.child(metrics.latency, model, task).observe(time.monotonic() - started)
 
     async def _failed(
         self, watch: tuple[float, list[str]], error: BaseException, context: grpc.aio.ServicerContext
@@ -162,6 +180,17 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         await context.abort_with_status(status)
 
 
+def _parsed(parse: Parse, data: bytes) -> Message:
+    try:
+        return parse(data)
+    except DecodeError:
+        # `parse` is a message type's FromString.
+        name = parse.__self__.DESCRIPTOR.full_name  # type: ignore[attr-defined]
+        raise InvalidArgument.of(
+            "", f"{len(data)} bytes that are no {name}; make the client from this server's protos"
+        ) from None
+
+
 def _cut(text: str, most: int) -> str:
     data = text.encode("utf-8", "replace")
     return text if len(data) <= most else data[: most - 3].decode("utf-8", "ignore") + "..."
@@ -169,8 +198,8 @@ def _cut(text: str, most: int) -> str:
 
 def _field(name: str) -> str:
     """The request's field for the value that ``name`` starts with; values without a field of their own travel in ``numbers``."""
-    base = re.split(r"[[.]", name, maxsplit=1)[0]
+    base = re.split(r"[\[.]", name, maxsplit=1)[0]
     field = FIELDS.get(base, base)
-    if field.partition(".")[0] not in SampleRequest.DESCRIPTOR.fields_by_name:
+    if field and field.partition(".")[0] not in SampleRequest.DESCRIPTOR.fields_by_name:
         field = f"numbers[{field}]"
     return field + name[len(base) :]

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Container, Mapping
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -42,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     threads: int = 0
     provider: str | None = None
+    cache_dir: Path | None = None
+    """Where engines that build may keep what they built; None keeps nothing."""
     max_batch: int = 16
     """The most rows of one batch."""
 
@@ -151,6 +154,8 @@ def _load_session(
         precision=choice.precision,
         threads=settings.threads,
         provider=settings.provider,
+        cache_dir=settings.cache_dir,
+        max_rows=settings.max_batch,
     )
     session: Session = resolve(engine.load)(bundle.path(graph.file), options)
     try:

@@ -107,13 +107,18 @@ Segment: TypeAlias = Stage | LoopSegment
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
-    """What one kind of request needs: inputs to decode, then segments in order. ``reads`` are the request values that are used."""
+    """What one kind of request needs: inputs to decode, then segments in order.
+
+    ``reads`` are the request values that are used, ``uses`` the tensors given that are. ``engines`` names the engine of each graph
+    on the way; ``bit_exact`` says whether all of them give the same bits whatever the batch.
+    """
 
     decodes: tuple[Input, ...]
     segments: tuple[Segment, ...]
     reads: frozenset[str]
-    gives: frozenset[str]
     uses: frozenset[str]
+    engines: tuple[str, ...]
+    bit_exact: bool
 
 
 def decodable(task: Task, values: Container[str]) -> frozenset[str]:
@@ -144,8 +149,15 @@ def make_plan(
     reads = {name for source in decodes for name in source.reads}
     if any(isinstance(step, Loop) and step.noise for step in search.steps):
         reads.add("seed")
-    segments = _segments(search.steps, graphs, model, max_rows, wanted, search.origin)
-    return Plan(decodes, tuple(segments), frozenset(reads), wanted, frozenset(search.uses))
+    ways = [graphs[step.graph] for step in search.steps]
+    return Plan(
+        decodes=decodes,
+        segments=tuple(_segments(search.steps, graphs, model, max_rows, wanted, search.origin)),
+        reads=frozenset(reads),
+        uses=frozenset(search.uses),
+        engines=tuple(loaded.engine for loaded in ways),
+        bit_exact=all(loaded.session.batch_invariant for loaded in ways),
+    )
 
 
 class _Search:

@@ -6,6 +6,7 @@ splits; every part goes on alone. Nothing here waits: the executor's deliveries 
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from typing import TypeAlias
 
@@ -79,7 +80,8 @@ class Flow:
         self._plan, self._executor, self._rows = plan, executor, rows
         self._seeds, self._caller, self._deadline = seeds, caller, deadline
         self._tensors = tensors
-        self._finished: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+        self._finished: deque[Piece | Exception] = deque()
+        self._arrival: asyncio.Future[None] | None = None
         self._jobs: set[Job] = set()
 
     async def pieces(self) -> AsyncIterator[Piece]:
@@ -87,7 +89,10 @@ class Flow:
         self._advance(Piece(np.arange(self._rows), self._tensors), 0, admitted=False)
         missing = self._rows
         while missing:
-            piece = await self._finished.get()
+            if not self._finished:
+                self._arrival = asyncio.get_running_loop().create_future()
+                await self._arrival
+            piece = self._finished.popleft()
             if isinstance(piece, Exception):
                 self.cancel()
                 raise piece
@@ -102,7 +107,7 @@ class Flow:
 
     def _advance(self, piece: Piece, segment: int, *, admitted: bool = True) -> None:
         if segment == len(self._plan.segments):
-            self._finished.put_nowait(piece)
+            self._finish(piece)
             return
         stop = self._plan.segments[segment]
         if isinstance(stop, LoopSegment):
@@ -136,6 +141,11 @@ class Flow:
         feeds = segment.feeds(turn.feeds, turn.counters, turn.limits, seeds)
         self._submit(segment.stage, feeds, len(piece.rows), deliver, admitted)
 
+    def _finish(self, what: Piece | Exception) -> None:
+        self._finished.append(what)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
     def _submit(self, stage: Stage, feeds: Arrays, rows: int, deliver: Deliver, admitted: bool) -> None:
         left = rows
 
@@ -155,7 +165,7 @@ class Flow:
             rows=rows,
             caller=self._caller,
             deliver=delivered,
-            fail=self._finished.put_nowait,
+            fail=self._finish,
             deadline=self._deadline,
         )
         self._executor.submit(job, admitted=admitted)

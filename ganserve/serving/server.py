@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,10 +64,16 @@ class Server:
     """A server that is up: its ports are open; ``ready`` is set when its bundles have been loaded."""
 
     def __init__(
-        self, server: grpc.aio.Server, settings: ServerSettings, repository: Repository, interceptor: Interceptor
+        self,
+        server: grpc.aio.Server,
+        settings: ServerSettings,
+        repository: Repository,
+        interceptor: Interceptor,
+        metrics: Metrics,
     ) -> None:
         self.settings = settings
         self.repository = repository
+        self.metrics = metrics
         self.ready = asyncio.Event()
         self.port = 0
         self.metrics_port = 0
@@ -87,18 +94,23 @@ class Server:
 
     async def drain(self) -> None:
         """Turn unready, let running calls finish within the grace period, then stop."""
-        await self._stop(self.settings.grace)
+        self._close()
+        # gRPC cancels calls that it has received but not handed over; while it still runs, they are told UNAVAILABLE.
+        end = time.monotonic() + self.settings.grace
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._interceptor.idle.wait(), self.settings.grace)
+        await self._server.stop(max(0.0, end - time.monotonic()))
 
     async def stop(self) -> None:
         """Turn unready and stop; calls that run are cancelled."""
-        await self._stop(0)
+        self._close()
+        await self._server.stop(0)
 
-    async def _stop(self, grace: float) -> None:
+    def _close(self) -> None:
         self._draining = True
         self._interceptor.accepting = False
         self.repository.stop_loading()
         self.health.close()
-        await self._server.stop(grace)
 
 
 @contextlib.asynccontextmanager
@@ -117,7 +129,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
             ("grpc.so_reuseport", 0),
         ),
     )
-    server = Server(grpc_server, settings, repository, interceptor)
+    server = Server(grpc_server, settings, repository, interceptor, metrics)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(repository.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, "encode"))
@@ -144,9 +156,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
 
 async def serve(settings: ServerSettings, plugins: Plugins) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once."""
-    signals: asyncio.Queue[int] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    signals = _signals()
     async with running(settings, plugins) as server:
         log.info("listening on %s:%d, metrics on port %d", settings.host, server.port, server.metrics_port)
         announce = asyncio.create_task(_announce(server))
@@ -157,6 +167,18 @@ async def serve(settings: ServerSettings, plugins: Plugins) -> None:
         await server.drain()
     again.cancel()
     log.info("stopped")
+
+
+def _signals() -> asyncio.Queue[int]:
+    """The SIGTERMs and SIGINTs from now on."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # asyncio learns of a signal from a byte in a pipe, and loses it where the pipe is full. Its handler only wakes the
+        # loop here; the one below is Python's own, which runs whatever the pipe holds.
+        loop.add_signal_handler(number, lambda: None)
+        signal.signal(number, lambda number, _: loop.call_soon_threadsafe(signals.put_nowait, number))
+    return signals
 
 
 async def _stop_at_once(signals: asyncio.Queue[int]) -> None:

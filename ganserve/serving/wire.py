@@ -54,15 +54,21 @@ def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: 
     rows = _rows(request, tensors, max_rows, wrong)
     values = _values(request, rows, wrong) if rows else {}
     returns = tuple(dict.fromkeys(request.return_tensors))
-    known = ", ".join(task.tensors)
     wrong += [
-        Violation("return_tensors", f"{name!r} is no tensor of task {task.task.name!r}; its tensors are {known}")
+        Violation(
+            "return_tensors",
+            f"{name!r} is no tensor of task {task.task.name!r}; its tensors are {', '.join(task.tensors)}",
+        )
         for name in returns
         if name not in task.tensors
     ]
     if request.output.image_format not in FORMATS:
         wrong.append(
             Violation("output.image_format", f"{request.output.image_format} is unknown; expected 0 to {max(FORMATS)}")
+        )
+    if request.output.image_format and task.task.output.codec == "array":
+        wrong.append(
+            Violation("output.image_format", f"task {task.task.name!r} makes no images; its arrays come as NPY")
         )
     if wrong:
         raise InvalidArgument(wrong)
@@ -90,9 +96,13 @@ def sample_of(result: Result, call: Call) -> pb.Sample:
 
 def served_of(model: Model, call: Call) -> pb.Served:
     """What served a call."""
-    exact = pb.DETERMINISM_BIT_EXACT if call.bit_exact else pb.DETERMINISM_TOLERANCE
+    exact = pb.DETERMINISM_BIT_EXACT if call.plan.bit_exact else pb.DETERMINISM_TOLERANCE
     return pb.Served(
-        model=model.name, version=model.manifest.version, engines=call.engines, determinism=exact, seconds=call.seconds
+        model=model.name,
+        version=model.manifest.version,
+        engines=call.plan.engines,
+        determinism=exact,
+        seconds=call.seconds,
     )
 
 
@@ -189,24 +199,19 @@ def _values(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> dic
 
 
 def _seeds(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> np.ndarray | None:
-    if request.HasField("seed") and request.seeds:
+    first = request.first_index
+    one = request.HasField("seed")
+    if one and request.seeds:
         wrong.append(Violation("seeds", "seed and seeds exclude each other; give one of them"))
-        return None
-    seeds = np.empty((rows, 2), np.uint64)
-    if request.seeds:
-        if len(request.seeds) != rows:
-            wrong.append(Violation("seeds", f"{len(request.seeds)} seeds for {rows} rows; give one for each row"))
-            return None
-        seeds[:, 0], seeds[:, 1] = request.seeds, request.first_index
-        return seeds
-    if request.HasField("seed"):
-        if request.first_index > MAX_UINT64 - (rows - 1):
-            wrong.append(Violation("first_index", f"{request.first_index} + {rows} rows exceed 2^64"))
-            return None
-        seeds[:, 0] = request.seed
-        seeds[:, 1] = np.arange(rows, dtype=np.uint64) + np.uint64(request.first_index)
-        return seeds
-    if request.first_index:
+    elif request.seeds and len(request.seeds) != rows:
+        wrong.append(Violation("seeds", f"{len(request.seeds)} seeds for {rows} rows; give one for each row"))
+    elif request.seeds:
+        return np.array([(seed, first) for seed in request.seeds], np.uint64)
+    elif one and first > MAX_UINT64 - (rows - 1):
+        wrong.append(Violation("first_index", f"{first} + {rows} rows exceed 2^64"))
+    elif one:
+        return np.array([(request.seed, first + row) for row in range(rows)], np.uint64)
+    elif first:
         wrong.append(Violation("first_index", "an index needs the seed that it counts under; give seed or seeds"))
     return None
 

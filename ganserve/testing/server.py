@@ -14,6 +14,9 @@ from ganserve.plugins import Plugins, installed
 from ganserve.serving.model import Settings
 from ganserve.serving.server import Server, ServerSettings, running
 
+PATIENCE = 60.0
+"""Seconds that a server may take to be ready."""
+
 
 class Serving(msgspec.Struct, frozen=True, eq=False):
     """A server that is ready: where it answers, where its metrics are, and the server itself with its repository."""
@@ -35,7 +38,7 @@ def serving(*bundles: Path, plugins: Plugins | None = None, **settings: Any) -> 
     started: Future[tuple[Serving, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
     thread = threading.Thread(target=_run, args=(chosen, plugins or installed(), started), name="server", daemon=True)
     thread.start()
-    found, loop, stop = started.result()
+    found, loop, stop = started.result(2 * PATIENCE)
     try:
         yield found
     finally:
@@ -47,7 +50,7 @@ def _run(settings: ServerSettings, plugins: Plugins, started: Future[Any]) -> No
     async def run() -> None:
         stop = asyncio.Event()
         async with running(settings, plugins) as server:
-            await server.ready.wait()
+            await asyncio.wait_for(server.ready.wait(), PATIENCE)
             found = Serving(f"{settings.host}:{server.port}", server.metrics_port, server)
             started.set_result((found, asyncio.get_running_loop(), stop))
             await stop.wait()

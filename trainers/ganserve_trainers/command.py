@@ -122,7 +122,10 @@ class Colour(click.ParamType[tuple[int, int, int]]):
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads a process (default: PyTorch's choice).")
 @click.option("--channels-last/--no-channels-last", default=None, help="Memory layout (default: on for bf16).")
 @click.option(
-    "--compile/--no-compile", "compiled", default=False, help="torch.compile the networks; no gradient penalties."
+    "--compile/--no-compile",
+    "compiled",
+    default=False,
+    help="torch.compile networks without spectral norm; no penalties.",
 )
 @click.option("--mirror", is_flag=True, help="Flip half of the images left to right.")
 @click.option(

@@ -8,7 +8,7 @@ weights of one with twice the batch, to rounding.
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,9 @@ from ganserve_trainers.log import Log, Meter
 from ganserve_trainers.recipe import Batch, Phase, Recipe, Source
 from ganserve_trainers.seeding import generator, seed_global
 
+STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+"""Buffers of batch normalization; what else a network buffers may matter to its gradient."""
+
 COLLAPSE_CHECKS = 3
 """So many previews in a row must look alike before a run counts as collapsed."""
 
@@ -43,7 +46,7 @@ class Settings:
     """How a run goes, whatever the family.
 
     ``batch`` is the number of images a process and update; lengths are in thousands of images, ``log_every`` in steps.
-    ``grid`` is the number of preview images. ``keep`` checkpoints stay. A run whose previews vary less than ``collapse`` times
+    ``grid`` is the number of preview images. ``compile`` compiles the networks that can be (see :func:`_compilable`). ``keep`` checkpoints stay. A run whose previews vary less than ``collapse`` times
     as much as the real images (see :func:`spread`) is stopped; 0 never stops it.
     """
 
@@ -81,8 +84,8 @@ def train(
     device, rank, world = fabric.device, fabric.global_rank, fabric.world_size
     updates = max(phase.repeats for phase in recipe.phases)  # batches a step
     images_a_step = updates * settings.batch * world
-    steps = math.ceil(settings.kimg * 1000 / images_a_step)
-    every = settings.snapshot_kimg * 1000
+    steps = math.ceil(round(settings.kimg * 1000) / images_a_step)
+    every = max(1, round(settings.snapshot_kimg * 1000))
     optimizers = list({id(phase.optimizer): phase.optimizer for phase in recipe.phases}.values())
     trainable = {name: [p for p in network.parameters() if p.requires_grad] for name, network in networks.items()}
     averages = Averages(networks, recipe.averaged)
@@ -93,14 +96,16 @@ def train(
         checkpoint.restore_optimizers(optimizers, resumed)
     for network in networks.values():
         network.train()
-        if settings.compile:
+        if settings.compile and _compilable(network):
             network.compile()
     state = start
     feed = _feed(data, settings, state.step * updates, rank, world, device)
-    logging = Log(folder, steps * images_a_step, console or Console(), state.step, state.images)
+    logging: AbstractContextManager[Log | None] = nullcontext()
+    if rank == 0:
+        logging = Log(folder, steps * images_a_step, console or Console(), state.step, state.images)
     meter = Meter()
 
-    with Interrupt() as interrupt, logging if rank == 0 else nullcontext() as log:
+    with Interrupt() as interrupt, logging as log:
         if log is not None:
             preview = Preview(recipe, {**networks, **averages.networks}, data, settings, device)
             if not resumed:
@@ -120,7 +125,7 @@ def train(
                     with fabric.autocast():
                         loss, values = phase.loss(Batch(images, labels, source))
                     phase.optimizer.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
+                    _backward(loss)
                     average_gradients(parameters)
                     if phase.clip is not None:
                         nn.utils.clip_grad_norm_(parameters, phase.clip)
@@ -225,12 +230,32 @@ def _normalise(pixels: Tensor, device: torch.device) -> Tensor:
     return pixels.to(device, non_blocking=True).float().div_(127.5).sub_(1)
 
 
+def _backward(loss: Tensor) -> None:
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        if "double backward" in str(error):
+            raise TrainingError(
+                f"this loss differentiates twice, which compiled networks cannot ({error}): train without --compile"
+            ) from error
+        raise
+
+
 def _thaw(phase: Phase, trainable: Mapping[str, Sequence[nn.Parameter]]) -> list[nn.Parameter]:
     """Freeze all but the networks of ``phase``, and return the parameters that its optimizer moves."""
     for name, parameters in trainable.items():
         for parameter in parameters:
             parameter.requires_grad_(name in phase.networks)
     return [parameter for group in phase.optimizer.param_groups for parameter in group["params"]]
+
+
+def _compilable(network: nn.Module) -> bool:
+    """Whether a compiled ``network`` may be called twice before the backward pass.
+
+    It may not if it changes buffers that its gradient needs (spectral normalization's vectors): the compiled backward pass
+    reads them after the second call has overwritten them. Batch normalization's running statistics are no such buffers.
+    """
+    return all(name.rpartition(".")[2] in STATISTICS for name, _ in network.named_buffers())
 
 
 def _check_recipe(recipe: Recipe, networks: Mapping[str, nn.Module]) -> None:

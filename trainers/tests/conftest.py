@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from ganserve_trainers.checkpoint import State
-from ganserve_trainers.distributed import make_fabric
-from ganserve_trainers.loop import Settings
-from ganserve_trainers.run import DataSource, start_run
 from rich.console import Console
 
 from ganserve import plugins
 from ganserve.plugins import Plugins
+from ganserve_trainers.checkpoint import State
+from ganserve_trainers.distributed import make_fabric
+from ganserve_trainers.loop import Settings
+from ganserve_trainers.run import DataSource, start_run
 
 FAMILIES = Path(__file__).parent / "families"
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from ganserve_trainers.augment import AUGMENTATIONS, augment, brightness, contrast, cutout, saturation, translation
-from ganserve_trainers.recipe import Source
 from torch import Tensor
 
 from ganserve.errors import TrainingError
+from ganserve_trainers.augment import AUGMENTATIONS, augment, brightness, contrast, cutout, saturation, translation
+from ganserve_trainers.recipe import Source
 
 
 def source(rows: int, rank: int = 0, world: int = 1) -> Source:

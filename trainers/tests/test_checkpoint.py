@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from ganserve_trainers import checkpoint
-from ganserve_trainers.checkpoint import State, list_checkpoints
 from torch import nn
 
 from ganserve.errors import TrainingError
+from ganserve_trainers import checkpoint
+from ganserve_trainers.checkpoint import State, list_checkpoints
 
 STATE = State(seed=1, family="toy", preset="tiny", config={"z": 4})
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ganserve_trainers.data import DataOptions, Decoded, Lazy, load, open_images
-from ganserve_trainers.data.pixels import fit
 from PIL import Image
 
 from ganserve.errors import DataError
+from ganserve_trainers.data import DataOptions, Decoded, Lazy, load, open_images
+from ganserve_trainers.data.pixels import fit
 
 GREY = DataOptions(size=(8, 8), channels=1)
 RGB = DataOptions(size=(8, 8), channels=3)

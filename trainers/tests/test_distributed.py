@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ganserve_trainers import checkpoint
-from ganserve_trainers.checkpoint import Checkpoint, State
-from ganserve_trainers.distributed import make_fabric
-from ganserve_trainers.run import resume_run
 from rich.console import Console
 
 from ganserve.errors import TrainingError
 from ganserve.plugins import Plugins
+from ganserve_trainers import checkpoint
+from ganserve_trainers.checkpoint import Checkpoint, State
+from ganserve_trainers.distributed import make_fabric
+from ganserve_trainers.run import resume_run
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 
@@ -55,6 +55,7 @@ def test_two_processes_give_the_weights_of_one_with_twice_the_batch_and_resume_o
     assert two.state.step == one.state.step == 20
     assert two.state.images == one.state.images == 640
     assert difference(two, one) < 1e-5
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1  # only the first process logs
     # The batch belongs to the run, so it may go on with another number of processes.
     for folder in ("one", "two"):
         resume_run(make_fabric("cpu"), tmp_path / folder, {"kimg": 0.96}, Console(quiet=True), families)

@@ -1,6 +1,7 @@
 import torch
-from ganserve_trainers.ema import Averages
 from torch import nn
+
+from ganserve_trainers.ema import Averages
 
 
 def test_after_its_half_life_an_average_has_gone_half_way() -> None:

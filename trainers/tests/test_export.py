@@ -11,11 +11,6 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from ganserve_trainers.command import train
-from ganserve_trainers.examples import make_examples
-from ganserve_trainers.export import Label, export_bundle
-from ganserve_trainers.export_command import export
-from ganserve_trainers.onnx_trace import Traced
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -25,6 +20,11 @@ from ganserve.engines import Options, Session, onnxruntime, openvino, tensorrt
 from ganserve.engines import torch as torch_engine
 from ganserve.errors import EngineError, ExportError, SpecError
 from ganserve.plugins import installed, resolve
+from ganserve_trainers.command import train
+from ganserve_trainers.examples import make_examples
+from ganserve_trainers.export import Label, export_bundle
+from ganserve_trainers.export_command import export
+from ganserve_trainers.onnx_trace import Traced
 
 pytestmark = pytest.mark.usefixtures("one_registry")
 
@@ -153,8 +153,9 @@ def test_the_networks_are_left_as_they_were(tmp_path: Path) -> None:
 
 
 def test_operations_are_counted_as_two_for_a_multiply_add() -> None:
-    from ganserve_trainers.onnx_flops import flops
     from onnx import helper
+
+    from ganserve_trainers.onnx_flops import flops
 
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["y"], group=2),

@@ -7,12 +7,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from ganserve_trainers.examples import run_module
-from ganserve_trainers.layers.denormalize import Denormalize, to_bytes
-from ganserve_trainers.onnx_graph import export_graph
-from ganserve_trainers.onnx_rules import check_nodes, check_rows
-from ganserve_trainers.onnx_trace import Traced
-from ganserve_trainers.onnx_weights import SharedWeights
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +14,12 @@ from torch.nn import functional as F
 from ganserve import spec
 from ganserve.bundle import ExportedGraph
 from ganserve.errors import ExportError
+from ganserve_trainers.examples import run_module
+from ganserve_trainers.layers.denormalize import Denormalize, to_bytes
+from ganserve_trainers.onnx_graph import export_graph
+from ganserve_trainers.onnx_rules import check_nodes, check_rows
+from ganserve_trainers.onnx_trace import Traced
+from ganserve_trainers.onnx_weights import SharedWeights
 
 ROWS = 8
 

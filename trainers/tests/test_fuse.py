@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from ganserve_trainers.fuse import fuse_batch_norm
 from torch import nn
+
+from ganserve_trainers.fuse import fuse_batch_norm
 
 LAYERS = [
     (nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), (2, 3, 8, 8)),

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ganserve_trainers.grid import as_grid, save_grid, to_uint8
 from PIL import Image
+
+from ganserve_trainers.grid import as_grid, save_grid, to_uint8
 
 
 def test_minus_one_is_black_and_one_is_white() -> None:

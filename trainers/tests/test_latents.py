@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from ganserve_trainers.latents import draw
-from ganserve_trainers.recipe import Source
 
 from ganserve.errors import TrainingError
 from ganserve.spec import Noise
+from ganserve_trainers.latents import draw
+from ganserve_trainers.recipe import Source
 
 
 def source() -> Source:

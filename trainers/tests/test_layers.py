@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from ganserve.errors import TrainingError
 from ganserve_trainers.layers.denormalize import Denormalize, to_bytes
 from ganserve_trainers.layers.initialization import normal_weights
 from ganserve_trainers.layers.normalization import NORMALIZATIONS
 from ganserve_trainers.layers.spectral import SpectralNorm, fold, spectral_norm, stable_rank_norm
-from torch import Tensor, nn
-
-from ganserve.errors import TrainingError
 
 LAYERS = {
     "linear": lambda: nn.Linear(24, 16),

@@ -10,6 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from ganserve.errors import TrainingError
+from ganserve.plugins import Plugins, resolve
 from ganserve_trainers import checkpoint
 from ganserve_trainers.checkpoint import State
 from ganserve_trainers.data import DataOptions, load
@@ -17,11 +23,6 @@ from ganserve_trainers.distributed import make_fabric
 from ganserve_trainers.interrupt import Interrupt
 from ganserve_trainers.loop import Settings, spread, train
 from ganserve_trainers.run import DataSource, load_run, read_record, resume_run, start_run
-from PIL import Image
-from rich.console import Console
-
-from ganserve.errors import TrainingError
-from ganserve.plugins import Plugins, resolve
 
 Train = Callable[..., State]
 
@@ -182,6 +183,55 @@ def test_bf16_channels_last_trains(tmp_path: Path, families: Plugins) -> None:
     assert state.step == 25
     networks = checkpoint.latest(tmp_path / "checkpoints").networks  # type: ignore[union-attr]
     assert all(value.dtype != torch.bfloat16 for tensors in networks.values() for value in tensors.values())
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """torch.compile traces and differentiates as always but builds no machine code; lists what was compiled."""
+    compiled: list[nn.Module] = []
+    original = nn.Module.compile
+
+    def compile_module(self: nn.Module) -> None:
+        compiled.append(self)
+        original(self, backend="aot_eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_module)
+    return compiled
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")  # torch's own, of its compiler
+def test_a_compiled_run_gives_the_weights_of_an_eager_one(
+    tmp_path: Path, train_toy: Train, quick_compiler: list[nn.Module]
+) -> None:
+    train_toy(tmp_path / "eager", kimg=0.32)
+    assert not quick_compiler
+    train_toy(tmp_path / "compiled", kimg=0.32, compile=True)
+    assert len(quick_compiler) == 2
+    eager, compiled = weights(tmp_path / "eager"), weights(tmp_path / "compiled")
+    assert eager.keys() == compiled.keys()
+    assert max(float((eager[name] - compiled[name]).abs().max()) for name in eager) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")
+def test_networks_with_spectral_norm_stay_eager_when_compiling(
+    tmp_path: Path, families: Plugins, quick_compiler: list[nn.Module]
+) -> None:
+    family = families.family("dcgan")
+    settings = Settings(seed=0, batch=8, kimg=0.08, grid=4, compile=True)
+    source, quiet = DataSource(where="digits:"), Console(quiet=True)
+    start_run(make_fabric("cpu"), family, "tiny", family.config("tiny"), source, tmp_path, settings, console=quiet)
+    assert [type(network).__name__ for network in quick_compiler] == ["Generator"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")
+@pytest.mark.usefixtures("quick_compiler")
+def test_compiling_under_a_gradient_penalty_is_refused_with_the_way_out(tmp_path: Path, families: Plugins) -> None:
+    family = families.family("dcgan")
+    config = {**family.config("tiny"), "d_norm": "none", "loss": "wasserstein", "penalty": 10.0}
+    settings = Settings(seed=0, batch=8, kimg=0.08, grid=4, compile=True)
+    source, quiet = DataSource(where="digits:"), Console(quiet=True)
+    with pytest.raises(TrainingError, match=r"differentiates twice.*train without --compile"):
+        start_run(make_fabric("cpu"), family, "tiny", config, source, tmp_path, settings, console=quiet)
 
 
 def test_a_recipe_that_names_an_unknown_network_is_refused(tmp_path: Path, families: Plugins) -> None:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from ganserve_trainers.losses import LOSSES
 
 from ganserve.errors import TrainingError
+from ganserve_trainers.losses import LOSSES
 
 LN2, LN3 = math.log(2), math.log(3)
 

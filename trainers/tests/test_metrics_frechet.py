@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from ganserve_trainers.metrics import frechet
-from ganserve_trainers.metrics.frechet import Gaussian
 
 from ganserve.errors import DataError
+from ganserve_trainers.metrics import frechet
+from ganserve_trainers.metrics.frechet import Gaussian
 
 
 def random_covariance(rng: np.random.Generator, size: int) -> np.ndarray:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ganserve_trainers.metrics import frechet
-from ganserve_trainers.metrics.inception import ConvUnit, FeatureExtractor, InceptionFeatures
-from ganserve_trainers.metrics.tfjs import LayersModel, read_layers_model
 from torch.nn import functional
 
 from ganserve.errors import DataError
+from ganserve_trainers.metrics import frechet
+from ganserve_trainers.metrics.inception import ConvUnit, FeatureExtractor, InceptionFeatures
+from ganserve_trainers.metrics.tfjs import LayersModel, read_layers_model
 
 PACKAGE = os.environ.get("GANSERVE_NSFWJS")
 needs_package = pytest.mark.skipif(

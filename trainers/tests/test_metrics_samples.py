@@ -2,14 +2,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ganserve_trainers.metrics.classifier import train_classifier
-from ganserve_trainers.metrics.diversity import diversity_ratio, mean_pairwise_distance
-from ganserve_trainers.metrics.neighbours import nearest
-from ganserve_trainers.metrics.pictures import beside_neighbours, grid, save_png
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from ganserve.errors import DataError
+from ganserve_trainers.metrics.classifier import train_classifier
+from ganserve_trainers.metrics.diversity import diversity_ratio, mean_pairwise_distance
+from ganserve_trainers.metrics.neighbours import nearest
+from ganserve_trainers.metrics.pictures import beside_neighbours, grid, save_png
 
 
 @pytest.fixture(scope="module")

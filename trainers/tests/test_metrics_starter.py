@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from ganserve_trainers.export import Label, export_bundle
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -18,6 +17,7 @@ from ganserve.bundle import Bundle
 from ganserve.codecs.seeds import draw
 from ganserve.errors import BundleError
 from ganserve.spec import Noise
+from ganserve_trainers.export import Label, export_bundle
 
 PROVENANCE = {"command": "ganserve train dcgan --preset tiny", "seed": 5, "data": {"name": "digits", "images": 1500}}
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from ganserve_trainers.recipe import Source
 from ganserve_trainers.regularizers import clip_weights, gradient_penalty, r1
-from torch import Tensor, nn
 
 
 def source(rows: int, rank: int = 0, world: int = 1) -> Source:

@@ -1,4 +1,5 @@
 import torch
+
 from ganserve_trainers.data.order import batches, mirrored
 from ganserve_trainers.seeding import derive, generator, seed_global
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
-from ganserve_trainers.command import parse_overrides, train
 
 from ganserve import plugins
 from ganserve.errors import TrainingError
 from ganserve.plugins import Plugins
+from ganserve_trainers.command import parse_overrides, train
 
 PRESET = {"image": (8, 8, 1), "batch": 16, "lr": 2e-3, "loss": "hinge", "clip": None, "flag": True}
 

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import torch
-from ganserve_trainers.distributed import make_fabric
-from ganserve_trainers.loop import Settings
-from ganserve_trainers.run import DataSource, start_run
 from rich.console import Console
 
 from ganserve import plugins
+from ganserve_trainers.distributed import make_fabric
+from ganserve_trainers.loop import Settings
+from ganserve_trainers.run import DataSource, start_run
 
 folder, batch, kimg = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 torch.set_num_threads(1)

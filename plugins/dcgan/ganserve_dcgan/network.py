@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
 from ganserve_trainers.layers.denormalize import Denormalize
 from ganserve_trainers.layers.initialization import normal_weights
 from ganserve_trainers.layers.normalization import NORMALIZATIONS, Normalization
 from ganserve_trainers.layers.spectral import fold
-from torch import Tensor, nn
 
 Layer = Sequence[int]
 """Channels, kernel, stride, padding."""

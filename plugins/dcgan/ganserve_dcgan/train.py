@@ -4,15 +4,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from ganserve.spec import Noise
 from ganserve_trainers.augment import augment
 from ganserve_trainers.latents import draw
 from ganserve_trainers.losses import LOSSES
 from ganserve_trainers.recipe import Batch, Logs, Phase, Recipe
 from ganserve_trainers.regularizers import Critic, clip_weights, gradient_penalty, r1
 from ganserve_trainers.tables import Table
-from torch import Tensor, nn
-
-from ganserve.spec import Noise
 
 OPTIMIZERS: Table[Callable[..., torch.optim.Optimizer]] = Table(
     "optimizer", {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from ganserve_trainers.layers.denormalize import Denormalize
 from torch import Tensor, nn
+
+from ganserve_trainers.layers.denormalize import Denormalize
 
 
 class Generator(nn.Module):

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from ganserve_trainers.losses import LOSSES
 from ganserve_trainers.recipe import Batch, Logs, Phase, Recipe
 from ganserve_trainers.tables import Table
-from torch import Tensor, nn
 
 OPTIMIZERS: Table[Callable[..., torch.optim.Optimizer]] = Table(
     "optimizer", {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}

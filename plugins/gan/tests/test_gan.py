@@ -5,14 +5,14 @@ from collections.abc import Mapping
 import msgspec
 import pytest
 import torch
-from ganserve_gan import PRESETS, ganserve_families, spec
-from ganserve_gan.network import Maxout, build, export
-from ganserve_gan.train import train
-from ganserve_trainers.recipe import Batch, Recipe, Source
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from ganserve.spec import Noise
+from ganserve_gan import PRESETS, ganserve_families, spec
+from ganserve_gan.network import Maxout, build, export
+from ganserve_gan.train import train
+from ganserve_trainers.recipe import Batch, Recipe, Source
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from ganserve_trainers.recipe import Batch, Logs, Phase, Recipe
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ganserve_trainers.recipe import Batch, Logs, Phase, Recipe
 
 
 class Generator(nn.Module):
