@@ -221,8 +221,15 @@ def _check_graph(folder: Path, graph: ExportedGraph, files: Mapping[str, File], 
         )
     try:
         model = onnx.load(io.BytesIO((folder / graph.file).read_bytes()), load_external_data=False)
-    except Exception as error:  # protobuf's own exception type differs between its implementations
+        _check_model(where, model, graph, files)
+    except BundleError:
+        raise
+    except Exception as error:
+        # Protobuf's error, whose type differs between its versions, or bytes where text should be.
         raise BundleError(f"{where} is not an ONNX file: {error}") from error
+
+
+def _check_model(where: str, model: onnx.ModelProto, graph: ExportedGraph, files: Mapping[str, File]) -> None:
     if model.functions or model.training_info:
         raise BundleError(f"{where} defines functions or training of its own; export plain operators only")
     opsets = [(opset.domain or _STANDARD, opset.version) for opset in model.opset_import]

@@ -10,7 +10,7 @@ first whose inputs can be had wins; a step runs only if its output is needed and
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -256,9 +256,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     def config(self, preset: str) -> Mapping[str, Any]:
         """The configuration of ``preset``; :class:`SpecError` naming the presets there are."""
         if preset not in self.presets:
-            raise SpecError(
-                f"family {self.name!r} has no preset {preset!r}: choose one of {', '.join(sorted(self.presets))}"
-            )
+            raise SpecError(f"family {self.name!r} has no preset {preset!r}; it has {', '.join(sorted(self.presets))}")
         return self.presets[preset]
 
 
@@ -289,7 +287,6 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     ``(graph_file, ganserve.engines.Options) -> ganserve.engines.Session``.
     """
 
-    KINDS: ClassVar[tuple[str, ...]] = ("available", "load")
     name: str
     summary: str
     available: str
@@ -298,7 +295,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check names and references."""
         check_name("engine", self.name)
-        for field in self.KINDS:
+        for field in ("available", "load"):
             check_reference(f"engine {self.name!r}, {field}", getattr(self, field))
 
 
@@ -317,9 +314,7 @@ def tensors_of(graphs: Mapping[str, Graph], task: Task) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for step in task.steps:
         if step.graph not in graphs:
-            raise SpecError(
-                f"task {task.name!r} runs graph {step.graph!r}, which is not there; graphs: {', '.join(sorted(graphs))}"
-            )
+            raise SpecError(f"task {task.name!r} runs graph {step.graph!r}; there are {', '.join(sorted(graphs))}")
         graph = graphs[step.graph]
         for port, name in _ports(task, step, graph):
             tensor = msgspec.structs.replace(port, name=name)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -418,7 +419,8 @@ def declared(name: str, reads: str, makes: str) -> LoadedGraph:
     """A graph that is only planned with, never run."""
     inputs = tuple(Tensor(name=one, dtype="float32", shape=VECTOR) for one in reads.split())
     outputs = tuple(Tensor(name=one, dtype="float32", shape=VECTOR) for one in makes.split())
-    return LoadedGraph(Graph(name=name, inputs=inputs, outputs=outputs), "onnxruntime", None)  # type: ignore[arg-type]
+    session: Any = SimpleNamespace(batch_invariant=True)
+    return LoadedGraph(Graph(name=name, inputs=inputs, outputs=outputs), "onnxruntime", session)
 
 
 STYLE = {

@@ -42,7 +42,7 @@ def test_names_that_could_leave_a_folder_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": (Step(graph="mapping"),)}, "graph 'mapping', which is not there"),
+        ({"steps": (Step(graph="mapping"),)}, "graph 'mapping'; there are"),
         ({"steps": (Step(graph="generator", inputs={"w": "z"}),)}, "no input 'w'"),
         ({"steps": (Step(graph="generator", inputs={"z": "w"}),), "inputs": ()}, "nothing makes w"),
         ({"output": Output(tensor="w", codec="image")}, "nothing makes its output 'w'"),

@@ -47,7 +47,7 @@ LEVELS = ("debug", "info", "warning", "error")
     "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of a batch; 0: the engine's choice."
 )
 @click.option(
-    "--max-batch", type=click.IntRange(min=1), default=16, show_default=True, help="The most rows of one batch."
+    "--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="The most rows of one batch."
 )
 @click.option(
     "--queue-rows",

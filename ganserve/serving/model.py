@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     provider: str | None = None
     cache_dir: Path | None = None
     """Where engines that build may keep what they built; None keeps nothing."""
-    max_batch: int = 16
+    max_batch: int = 32
     """The most rows of one batch."""
 
 

@@ -7,6 +7,7 @@ signal stops at once.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -191,6 +192,9 @@ async def _stop_at_once(signals: asyncio.Queue[int]) -> None:
 
 async def _announce(server: Server) -> None:
     await server.ready.wait()
+    # What has been loaded stays: without this the collector walks all of it again and again, in the middle of calls.
+    gc.collect()
+    gc.freeze()
     states = [f"{entry.name} {entry.version or ''} {entry.state}".replace("  ", " ") for entry in server.repository]
     log.info("ready: %s", ", ".join(states) or "no bundle was found")
 
