@@ -12,6 +12,7 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -256,4 +257,4 @@ def _write(record: RunRecord, folder: Path) -> None:
 
 def _command_line() -> str:
     """The command that started this process, the program by its name alone."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
