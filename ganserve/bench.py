@@ -24,7 +24,7 @@ import numpy as np
 from ganserve.bundle import Bundle, read
 from ganserve.codecs import EncodeOptions
 from ganserve.codecs.image import ImageEncoder
-from ganserve.commands.demo import server, stop
+from ganserve.commands.process import server, stop
 from ganserve.engines import Options, Session
 from ganserve.errors import GanserveError
 from ganserve.plugins import installed, resolve
@@ -167,7 +167,7 @@ def _pinned_server(folder: Path) -> Iterator[str]:
         # Affinity is inherited: the server starts on the first core, then this process moves to the last.
         _pin(0)
         try:
-            with server(folder, Path(logs) / "log") as (process, address):
+            with server(folder, Path(logs) / "log", "--threads", "1") as (process, address):
                 _pin(-1)
                 with grpc.insecure_channel(address) as channel:
                     grpc.channel_ready_future(channel).result(60)

@@ -18,7 +18,7 @@ from ganserve import Client
 from ganserve.bundle import read, write_manifest
 from ganserve.cli import cli
 from ganserve.commands import reference
-from ganserve.commands.demo import free_port
+from ganserve.commands.process import free_port
 from ganserve.spec import Output, Step
 from ganserve.testing.echo import write_bundle
 from ganserve.testing.server import serving

@@ -26,7 +26,7 @@ from ganserve.codecs import EncodeOptions
 from ganserve.codecs.image import FORMATS as SERVER_FORMATS
 from ganserve.codecs.image import ImageEncoder
 from ganserve.codecs.seeds import draw
-from ganserve.commands.demo import free_port
+from ganserve.commands.process import free_port
 from ganserve.metrics import Metrics
 from ganserve.serving.interceptor import Interceptor
 from ganserve.serving.wire import FORMATS as WIRE_FORMATS

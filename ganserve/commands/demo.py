@@ -1,12 +1,7 @@
 """``ganserve demo``: a real server, a real client, pictures."""
 
-import contextlib
-import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +10,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ganserve.commands.output import console, progress, watched, write_png
+from ganserve.commands.process import PATIENCE, server, stop, tail
 from ganserve.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from ganserve.client import Client, ModelSummary, Sample
-
-PATIENCE = 60.0
-"""Seconds that the server may take to be ready, and to stop."""
 
 SEED = 7
 
@@ -75,29 +68,6 @@ def command(bundles: Path, out: Path, count: int) -> None:
     output.print(NEXT.format(bundles=bundles, model=served[0]), end="", markup=False)
 
 
-@contextlib.contextmanager
-def server(bundles: Path, log: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """``ganserve serve`` as a process of its own, logging to ``log``, and its address; killed if it is still there at the end."""
-    port = free_port()
-    command = [sys.executable, "-m", "ganserve", "serve", str(bundles), "--port", str(port), "--metrics-port", "0"]
-    command.extend(options)
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
-    try:
-        yield process, f"127.0.0.1:{port}"
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_ready(client: "Client", process: subprocess.Popen[bytes], log: Path, output: Console) -> None:
     """Wait until the server says over grpc.health.v1 that it serves; tell at once if it ended instead."""
     started = time.monotonic()
@@ -110,18 +80,7 @@ def wait_ready(client: "Client", process: subprocess.Popen[bytes], log: Path, ou
         else:
             output.print(f"server at {client.address} ready after {time.monotonic() - started:.1f} s")
             return
-    raise click.ClickException(f"the server ended with code {process.returncode}; {_tail(log)}")
-
-
-def stop(process: subprocess.Popen[bytes], log: Path) -> None:
-    """End the server as an orchestrator does, and insist that it ends well."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        code = process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        raise click.ClickException(f"the server did not stop within {PATIENCE:.0f} s; {_tail(log)}") from None
-    if code:
-        raise click.ClickException(f"the server stopped with code {code} instead of 0; {_tail(log)}")
+    raise click.ClickException(f"the server ended with code {process.returncode}; {tail(log)}")
 
 
 def _sample_all(client: "Client", count: int, out: Path, output: Console) -> list[str]:
@@ -152,8 +111,3 @@ def _sample(client: "Client", model: "ModelSummary", count: int, out: Path, bars
     engines = ", ".join(dict.fromkeys(samples[0].served.engines))
     bars.console.print(f"{path}: {count} images of {model.name} by {engines} in {seconds:.2f} s", highlight=False)
     return True
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-5:]
-    return "\n".join([f"the end of {log}:", *lines])
