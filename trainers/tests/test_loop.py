@@ -103,11 +103,16 @@ def test_a_signal_saves_and_stops_and_the_resumed_run_equals_an_unstopped_one(
 
 
 def test_a_second_signal_acts_at_once() -> None:
-    with Interrupt() as interrupt:
-        signal.raise_signal(signal.SIGINT)
-        assert interrupt.wanted
-        with pytest.raises(KeyboardInterrupt):
+    # A process started in the background inherits that SIGINT is ignored; this one must not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Interrupt() as interrupt:
             signal.raise_signal(signal.SIGINT)
+            assert interrupt.wanted
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_resumed_log_has_no_entry_twice(tmp_path: Path, train_toy: Train, families: Plugins) -> None:
