@@ -41,11 +41,11 @@ def test_its_threads_stay_on_the_processors_that_the_process_was_given(tmp_path:
     tiny = graphs.mapping(tmp_path)
     script = f"""
 import os
+only = {{min(os.sched_getaffinity(0))}}
+os.sched_setaffinity(0, only)  # before any import: numpy starts threads of its own
 from pathlib import Path
 from ganserve.engines import Options, onnxruntime
 from ganserve.testing import graphs
-only = {{min(os.sched_getaffinity(0))}}
-os.sched_setaffinity(0, only)
 tiny = graphs.mapping(Path({str(tmp_path)!r}))
 session = onnxruntime.load(tiny.file, Options(graph=tiny.graph, threads={threads}))
 session.run({{"z": session.upload(tiny.inputs["z"])}}, ["w"])

@@ -19,7 +19,7 @@ from ganserve.engines import Session
 from ganserve.errors import EngineError, InvalidArgument, QueueFull, Unavailable
 from ganserve.metrics import Metrics
 from ganserve.plugins import installed
-from ganserve.serving.batcher import Batcher, Job
+from ganserve.serving.batcher import Arrays, Batcher, Job
 from ganserve.serving.call import Ask, Call, Result, Workers
 from ganserve.serving.executor import Executor
 from ganserve.serving.model import LoadedTask, Model, Settings, load_model
@@ -360,6 +360,28 @@ async def test_closing_an_executor_tells_the_jobs_that_still_wait(model: Model) 
     job = Job(plan.segments[0], tensors, rows=20, caller="b", deliver=print, fail=print)  # type: ignore[arg-type]
     with pytest.raises(Unavailable):
         executor.submit(job)
+
+
+async def test_a_job_is_told_of_its_first_error_and_nothing_after_it(workers: Workers) -> None:
+    class Broken(Stage, frozen=True, eq=False):
+        def run(self, feeds: Arrays) -> Arrays:
+            raise EngineError("always")
+
+    told: list[Exception] = []
+    stage = Broken("echo", "onnxruntime", 1, (), ("x",), ("y",))
+    jobs = [
+        Job(
+            stage, {"x": np.zeros(3)}, rows=3, caller="a", deliver=lambda *_: pytest.fail("delivered"), fail=told.append
+        )
+        for _ in range(2)
+    ]
+    for job in jobs:
+        workers.executor.submit(job)
+    workers.executor.cancel(jobs[1])
+    while workers.executor.batcher.waiting:
+        await asyncio.sleep(0.001)
+    await workers.executor.close()
+    assert [str(error) for error in told] == ["always"]
 
 
 def test_a_stage_that_changes_the_number_of_rows_is_refused(model: Model) -> None:
