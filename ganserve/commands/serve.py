@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -124,7 +126,16 @@ def command(
         queue_rows=queue_rows,
         grace=grace,
     )
-    asyncio.run(serve(settings, load(plugins_dir)))
+    _run(serve(settings, load(plugins_dir)))
+
+
+def _run(server: Coroutine[Any, Any, None]) -> None:
+    try:
+        from uvloop import run
+    except ImportError:  # there is none for Windows
+        asyncio.run(server)
+    else:
+        run(server)
 
 
 def start_log(level: str) -> None:
