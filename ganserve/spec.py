@@ -39,11 +39,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Tensor(Record, frozen=True, kw_only=True):
-    """A named tensor: its dtype and the shape of one row, where a string stands for a size known only at run time."""
+    """A named tensor: its dtype and the shape of one row, where a string stands for a size known only at run time.
+
+    Such free sizes are multiples of ``multiple`` (a network that halves its input twice takes multiples of 4).
+    """
 
     name: Name
     dtype: DType
     shape: tuple[int | str, ...] = ()
+    multiple: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
 
     def __post_init__(self) -> None:
         """Refuse sizes that no tensor can have."""
@@ -56,7 +60,8 @@ class Tensor(Record, frozen=True, kw_only=True):
     def accepts(self, shape: tuple[int, ...]) -> bool:
         """Whether one row of ``shape`` fits this declaration."""
         return len(shape) == len(self.shape) and all(
-            isinstance(want, str) or want == have for want, have in zip(self.shape, shape, strict=True)
+            have % self.multiple == 0 if isinstance(want, str) else want == have
+            for want, have in zip(self.shape, shape, strict=True)
         )
 
 
@@ -79,12 +84,17 @@ class Noise(Record, frozen=True, kw_only=True):
 
 
 class Graph(Record, frozen=True, kw_only=True):
-    """One ONNX graph: named inputs and outputs. ``batchable=False`` says that its rows must never meet: each runs alone."""
+    """One ONNX graph: named inputs and outputs. ``batchable=False`` says that its rows must never meet: each runs alone.
+
+    ``radius`` says of a convolutional graph how many input pixels around its own place an output pixel depends on, at most; a
+    picture too large to run whole may then be run in overlapping tiles. None: on all of them (instance norm, attention).
+    """
 
     name: Name
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     batchable: bool = True
+    radius: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse empty or ambiguous signatures."""

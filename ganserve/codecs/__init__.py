@@ -1,7 +1,7 @@
 """Codecs: request values → tensors (decoders), rows of tensors → media (encoders). What they share is this contract."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -24,8 +24,72 @@ class Decoder(Protocol):
         Raises :class:`ganserve.errors.InvalidArgument` whose violations name the value (``label[3]``) and what was expected.
         """
 
+    def example(self, pairs: np.ndarray) -> np.ndarray:
+        """Rows of the tensor, one for each (seed, index) of ``pairs`` uint64 [n, 2], such as requests make: export proves graphs on them."""
+
     def describe(self) -> Mapping[str, Any]:
         """JSON-able facts a caller wants to know before asking (label names, ranges), by value name."""
+
+
+class GivenImage(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture as a request brings it, and how it is to be fitted: the element of the request value that a picture decoder reads.
+
+    ``format`` is empty for a PNG, JPEG or WebP file (its first bytes tell which), ``raw`` for uint8 [height, width, channels]
+    without a header, or ``npy`` for a NPY file of uint8 [H, W, C]. ``size`` is one of :data:`SIZES`; empty is ``native`` for a
+    graph that takes any size, else ``resize``. Transparency is flattened on ``background``. ``restore`` scales the result back to
+    the size of this picture.
+    """
+
+    data: bytes
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    channels: int = 0
+    size: str = ""
+    background: tuple[int, int, int] = (255, 255, 255)
+    restore: bool = False
+
+
+SIZES = ("exact", "resize", "letterbox", "native")
+"""How a picture meets the size that a graph takes.
+
+``exact`` refuses any other size. ``resize`` scales both sides to it. ``letterbox`` scales without distortion and fills the rest with
+the background. ``native`` takes the picture as it is, mirrored outwards to the next multiple of the graph; the result is cut back.
+"""
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a picture lies on the canvas that a graph saw, all in pixels, so that a result can be put back.
+
+    ``canvas`` is (width, height) of what the graph saw and ``box`` (left, top, right, bottom) the picture's own part of it. A result
+    is cut to ``box`` if ``cut``, then scaled to ``size`` (width, height) if there is one. ``sent`` is (width, height) of the
+    picture as it was sent, upright; ``pictures`` how many the file held (frames of an animation), of which the first was used.
+    """
+
+    canvas: tuple[int, int]
+    box: tuple[int, int, int, int]
+    cut: bool = False
+    size: tuple[int, int] | None = None
+    sent: tuple[int, int]
+    pictures: int = 1
+
+
+class Picture(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A decoded picture: ``pixels`` [H, W, C] as the graph takes them, and its frame."""
+
+    pixels: np.ndarray
+    frame: Frame
+
+
+@runtime_checkable
+class PictureDecoder(Decoder, Protocol):
+    """A decoder of pictures: each element of its request value is a :class:`GivenImage`. Its work is done off the event loop."""
+
+    value: str
+    """The request value that it reads."""
+
+    def picture(self, given: GivenImage) -> Picture:
+        """``given`` decoded and fitted; :class:`ganserve.errors.InvalidArgument` names the fault, with field ``images[VALUE]``."""
 
 
 class EncodeOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,6 +62,10 @@ class LabelDecoder:
             raise refused("label", wrong, lambda row: self._explain(labels[row]))
         return np.array(indices, dtype=np.int64)
 
+    def example(self, pairs: np.ndarray) -> np.ndarray:
+        """The labels that ``pairs`` draw."""
+        return draw_labels(pairs, self._classes)
+
     def describe(self) -> Mapping[str, Any]:
         """The classes and their names, and whether a label may be left out."""
         return {"label": {"classes": self._classes, "names": list(self._names), "optional": self._draws}}

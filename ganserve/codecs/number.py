@@ -65,6 +65,11 @@ class NumberDecoder:
             raise refused(self._name, wrong, lambda row: f"{numbers[row]:g} is refused: expected {self._expected()}")
         return numbers.astype(self._dtype)
 
+    def example(self, pairs: np.ndarray) -> np.ndarray:
+        """The default, or the lowest number where there is none."""
+        number = self._options.low if self._options.default is None else self._options.default
+        return np.full(len(pairs), number, self._dtype)
+
     def describe(self) -> Mapping[str, Any]:
         """The range and the default."""
         return {self._name: msgspec.to_builtins(self._options)}

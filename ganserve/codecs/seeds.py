@@ -124,6 +124,10 @@ class NoiseDecoder:
             truncation = _thresholds(values["truncation"])
         return draw(self._noise, seeds, self._shape, truncation=truncation)
 
+    def example(self, pairs: np.ndarray) -> np.ndarray:
+        """The noise of ``pairs``, untruncated."""
+        return draw(self._noise, pairs, self._shape)
+
     def describe(self) -> Mapping[str, Any]:
         """What a seed and a threshold may be."""
         facts: dict[str, Any] = {"seed": {"type": "uint64", "distribution": self._noise.distribution}}

@@ -49,6 +49,16 @@ class GenerationStub:
                 request_serializer=ganserve_dot_v1_dot_generation__pb2.SampleStreamRequest.SerializeToString,
                 response_deserializer=ganserve_dot_v1_dot_generation__pb2.SampleStreamResponse.FromString,
                 _registered_method=True)
+        self.Translate = channel.unary_unary(
+                '/ganserve.v1.Generation/Translate',
+                request_serializer=ganserve_dot_v1_dot_generation__pb2.TranslateRequest.SerializeToString,
+                response_deserializer=ganserve_dot_v1_dot_generation__pb2.TranslateResponse.FromString,
+                _registered_method=True)
+        self.TranslateStream = channel.stream_stream(
+                '/ganserve.v1.Generation/TranslateStream',
+                request_serializer=ganserve_dot_v1_dot_generation__pb2.TranslateStreamRequest.SerializeToString,
+                response_deserializer=ganserve_dot_v1_dot_generation__pb2.TranslateStreamResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServicer:
@@ -73,6 +83,21 @@ class GenerationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Translate(self, request, context):
+        """Translate makes one picture from another, or from several (a reference, a label map, a mask) where the model reads them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TranslateStream(self, request_iterator, context):
+        """TranslateStream is Translate for the frames of a video: frames in, frames out, in order, while more come in. The server
+        reads on only while few frames are unanswered, and a frame that is refused ends the stream once those before it are answered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -85,6 +110,16 @@ def add_GenerationServicer_to_server(servicer, server):
                     servicer.SampleStream,
                     request_deserializer=ganserve_dot_v1_dot_generation__pb2.SampleStreamRequest.FromString,
                     response_serializer=ganserve_dot_v1_dot_generation__pb2.SampleStreamResponse.SerializeToString,
+            ),
+            'Translate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Translate,
+                    request_deserializer=ganserve_dot_v1_dot_generation__pb2.TranslateRequest.FromString,
+                    response_serializer=ganserve_dot_v1_dot_generation__pb2.TranslateResponse.SerializeToString,
+            ),
+            'TranslateStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.TranslateStream,
+                    request_deserializer=ganserve_dot_v1_dot_generation__pb2.TranslateStreamRequest.FromString,
+                    response_serializer=ganserve_dot_v1_dot_generation__pb2.TranslateStreamResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -146,6 +181,60 @@ class Generation:
             '/ganserve.v1.Generation/SampleStream',
             ganserve_dot_v1_dot_generation__pb2.SampleStreamRequest.SerializeToString,
             ganserve_dot_v1_dot_generation__pb2.SampleStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Translate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ganserve.v1.Generation/Translate',
+            ganserve_dot_v1_dot_generation__pb2.TranslateRequest.SerializeToString,
+            ganserve_dot_v1_dot_generation__pb2.TranslateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TranslateStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/ganserve.v1.Generation/TranslateStream',
+            ganserve_dot_v1_dot_generation__pb2.TranslateStreamRequest.SerializeToString,
+            ganserve_dot_v1_dot_generation__pb2.TranslateStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,7 +15,7 @@ from ganserve_trainers.onnx_trace import Traced
 SEED = 0
 """Row i of noise is drawn from (SEED, i)."""
 
-Decode = Callable[[Input, Tensor, np.ndarray], np.ndarray]
+Example = Callable[[Input, Tensor, np.ndarray], np.ndarray]
 """A task's input, its declaration and (seed, index) pairs uint64 [n, 2] → the tensor [n, ...]."""
 
 
@@ -33,18 +33,14 @@ class Examples:
         return {name: array[:rows] for name, array in {**self.inputs, **self.outputs}.items()}
 
 
-def make_examples(spec: Spec, modules: Mapping[str, Traced], decode: Decode, rows: int) -> dict[str, Examples]:
+def make_examples(spec: Spec, modules: Mapping[str, Traced], example: Example, rows: int) -> dict[str, Examples]:
     """``rows`` rows for every graph: each task's dataflow is run once, a loop for one step."""
     found: dict[str, Examples] = {}
     pairs = np.array([(SEED, row) for row in range(rows)], np.uint64)
     graphs = {graph.name: graph for graph in spec.graphs}
     for task in spec.tasks:
         declared = tensors_of(graphs, task)
-        tensors = {
-            source.tensor: decode(source, declared[source.tensor], pairs)
-            for source in task.inputs
-            if source.optional or "seed" in source.reads
-        }
+        tensors = {source.tensor: example(source, declared[source.tensor], pairs) for source in task.inputs}
         noise = {
             source.tensor: msgspec.convert(dict(source.options), Noise)
             for source in task.inputs
@@ -56,14 +52,13 @@ def make_examples(spec: Spec, modules: Mapping[str, Traced], decode: Decode, row
             if not needs <= tensors.keys():
                 continue  # another step makes the same tensors from what is there
             feeds, drawn = _feeds(step, graph, tensors, noise, pairs)
-            example = run_module(modules[graph.name], graph, feeds, drawn)
-            found.setdefault(graph.name, example)
+            made = run_module(modules[graph.name], graph, feeds, drawn)
+            found.setdefault(graph.name, made)
             for port, name in step.makes(graph).items():
-                tensors.setdefault(name, example.outputs[port])
+                tensors.setdefault(name, made.outputs[port])
     if missing := graphs.keys() - found.keys():
         raise ExportError(
-            f"there are no example rows for the graph {', '.join(sorted(missing))}: let a task run it with inputs that can be drawn from "
-            "a seed or are optional, or drop the graph"
+            f"there are no example rows for the graph {', '.join(sorted(missing))}: let a task run it, or drop it"
         )
     return found
 

@@ -16,9 +16,9 @@ from torch import nn
 
 from ganserve import bundle, plugins
 from ganserve.bundle import Bundle, Golden, Manifest
-from ganserve.errors import ExportError, RequestError
+from ganserve.errors import ExportError
 from ganserve.spec import Family, Input, Spec, Tensor, check_name
-from ganserve_trainers.examples import SEED, Decode, Examples, make_examples
+from ganserve_trainers.examples import SEED, Example, Examples, make_examples
 from ganserve_trainers.fuse import fuse_batch_norm
 from ganserve_trainers.layers.spectral import fold
 from ganserve_trainers.onnx_graph import export_graph
@@ -74,7 +74,7 @@ def export_bundle(
     staging = out.with_name(f".{out.name}.{os.getpid()}")
     staging.mkdir(parents=True)
     try:
-        examples = make_examples(spec, modules, _decoder(known or plugins.installed(), staging), max(BATCHES))
+        examples = make_examples(spec, modules, _example(known or plugins.installed(), staging), max(BATCHES))
         weights = SharedWeights(staging / WEIGHTS_FILE)
         graphs = tuple(
             export_graph(graph, modules[graph.name], examples[graph.name], staging, weights, half=half)
@@ -156,22 +156,15 @@ def _modules(
     return modules
 
 
-def _decoder(known: plugins.Plugins, folder: Path) -> Decode:
-    def decode(source: Input, tensor: Tensor, pairs: np.ndarray) -> np.ndarray:
+def _example(known: plugins.Plugins, folder: Path) -> Example:
+    def example(source: Input, tensor: Tensor, pairs: np.ndarray) -> np.ndarray:
         codec = known.codec(source.codec)
         if codec.decode is None:
             raise ExportError(f"codec {source.codec!r} cannot make the input {source.tensor!r}: it only encodes")
-        values = {"seed": pairs} if "seed" in source.reads else {}
-        try:
-            array: np.ndarray = plugins.resolve(codec.decode)(source, tensor, folder).decode(values, len(pairs))
-        except RequestError as error:
-            raise ExportError(
-                f"codec {source.codec!r} makes no example rows of {source.tensor!r} from seeds alone: {error}; "
-                "give the input a default in its options"
-            ) from error
+        array: np.ndarray = plugins.resolve(codec.decode)(source, tensor, folder).example(pairs)
         return array
 
-    return decode
+    return example
 
 
 def _write_golden(path: Path, examples: Mapping[str, Examples]) -> Golden:
