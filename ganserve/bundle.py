@@ -19,7 +19,8 @@ import numpy as np
 import onnx
 
 from ganserve.errors import BundleError, SpecError
-from ganserve.spec import DType, Graph, Name, Noise, Record, Task, Tensor, check_name, check_tasks
+from ganserve.names import Name, check_name
+from ganserve.spec import DType, Graph, Noise, Record, Task, Tensor, check_tasks
 
 FORMAT = 1
 """The format that this version writes and reads."""
@@ -283,9 +284,7 @@ def _check_signature(where: str, side: str, declared: tuple[Tensor, ...], found:
         if not dims or dims[0].HasField("dim_value"):
             raise BundleError(f"{where}: the first axis of {side} {tensor.name!r} must be free, for it counts rows")
         shape = tuple(dim.dim_value if dim.HasField("dim_value") else "free" for dim in dims[1:])
-        if len(shape) != len(tensor.shape) or any(
-            isinstance(want, int) and have != want for want, have in zip(tensor.shape, shape, strict=True)
-        ):
+        if shape != tuple(size if isinstance(size, int) else "free" for size in tensor.shape):
             raise BundleError(
                 f"{where}: {side} {tensor.name!r} has row shape {list(shape)}, the manifest says {list(tensor.shape)}"
             )

@@ -8,7 +8,7 @@ import click
 from ganserve import __version__
 from ganserve.errors import GanserveError
 
-BUILT_IN = ("bench", "compile", "demo", "inspect", "models", "plugins", "sample", "serve")
+BUILT_IN = ("bench", "compile", "demo", "inspect", "models", "plugins", "sample", "serve", "translate")
 """The modules of :mod:`ganserve.commands`; each holds a command ``command``, imported when it is asked for."""
 
 FROM_TRAINERS = ("train", "export")

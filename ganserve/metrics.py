@@ -55,6 +55,9 @@ class Metrics:
             buckets=SECONDS,
             registry=registry,
         )
+        self.decode_time = Histogram(
+            "ganserve_decode_seconds", "Time to decode one picture.", ("format",), buckets=SECONDS, registry=registry
+        )
         self.encode_time = Histogram(
             "ganserve_encode_seconds", "Time to encode one result.", ("format",), buckets=SECONDS, registry=registry
         )
@@ -62,6 +65,9 @@ class Metrics:
         self.in_flight = Gauge("ganserve_in_flight_requests", "Calls that are being served.", registry=registry)
         self.rejected = Counter(
             "ganserve_rejected_requests", "Calls refused before anything was computed.", ("reason",), registry=registry
+        )
+        self.stream_frames = Gauge(
+            "ganserve_stream_frames", "Frames of streams that have been read and not answered.", registry=registry
         )
         self.cancelled_rows = Counter(
             "ganserve_cancelled_rows", "Rows never run because their caller had gone.", registry=registry

@@ -8,30 +8,17 @@ values of a request; its steps (:class:`Step`, :class:`Loop`) make tensors from 
 first whose inputs can be had wins; a step runs only if its output is needed and was not given.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from ganserve.errors import SpecError
+from ganserve.names import Name, check_name, check_reference
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-"""What a bundle, graph, task or tensor may be called; safe as a file name on every system."""
-
-Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 DType: TypeAlias = Literal["float32", "float16", "uint8", "int32", "int64", "bool"]
 Distribution: TypeAlias = Literal["normal", "uniform", "sphere"]
 TaskKind: TypeAlias = Literal["sample", "translate", "text_to_image", "invert"]
-
-
-def check_name(kind: str, name: str) -> str:
-    """Return ``name`` if it is a valid name for a ``kind`` of thing, else raise :class:`SpecError`."""
-    if not re.match(NAME_PATTERN, name) or name.endswith("\n"):
-        raise SpecError(
-            f"{kind} name {name!r} is not allowed: use 1 to 128 letters, digits, '.', '_' or '-', not starting with '.', '_' or '-'"
-        )
-    return name
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -307,13 +294,6 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
         check_name("engine", self.name)
         for field in ("available", "load"):
             check_reference(f"engine {self.name!r}, {field}", getattr(self, field))
-
-
-def check_reference(what: str, reference: str) -> None:
-    """Raise :class:`SpecError` unless ``reference`` reads ``"module:attribute"``."""
-    module, _, attribute = reference.partition(":")
-    if not all(part.isidentifier() for part in module.split(".")) or not attribute.isidentifier():
-        raise SpecError(f"{what}: {reference!r} is not a reference; write 'package.module:attribute'")
 
 
 def tensors_of(graphs: Mapping[str, Graph], task: Task) -> dict[str, Tensor]:

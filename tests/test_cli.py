@@ -54,7 +54,19 @@ def commands():
 
 
 def test_every_command_is_there():
-    expected = {"bench", "compile", "demo", "export", "inspect", "models", "plugins", "sample", "serve", "train"}
+    expected = {
+        "bench",
+        "compile",
+        "demo",
+        "export",
+        "inspect",
+        "models",
+        "plugins",
+        "sample",
+        "serve",
+        "train",
+        "translate",
+    }
     assert set(commands()) == expected
 
 
@@ -150,7 +162,7 @@ def test_plugins_lists_what_works_and_what_does_not(tmp_path):
     assert plugins["ganserve_broken"]["status"] == "failed"
     assert plugins["codecs"]["status"] == "active"
     assert plugins["codecs"]["hooks"] == ["ganserve_codecs"]
-    assert {family["name"] for family in found["families"]} == {"gan", "dcgan"}
+    assert {family["name"] for family in found["families"]} == {"gan", "dcgan", "pix2pix", "cyclegan"}
     engines = {engine["name"]: engine["unavailable"] for engine in found["engines"]}
     assert set(engines) == {"onnxruntime", "openvino", "tensorrt", "torch"}
     assert engines["onnxruntime"] is None
@@ -275,10 +287,26 @@ def test_demo_serves_samples_and_stops(bundles, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["echo.png", "server.log"]
 
 
+def test_demo_translates_the_examples_of_a_bundle(tmp_path):
+    folder = write_bundle(tmp_path / "bundles" / "translator", name="translator")
+    manifest = read(folder).manifest
+    tasks = tuple(task for task in manifest.tasks if task.name == "negative")
+    write_manifest(folder, msgspec.structs.replace(manifest, tasks=tasks))
+    (folder / "examples").mkdir()
+    for grey in (0, 100, 200):
+        Image.new("RGB", (8, 8), (grey, grey, grey)).save(folder / "examples" / f"{grey:03d}.png")
+    text = run("demo", "--bundles", tmp_path / "bundles", "--out", tmp_path / "out").output
+    assert f"{tmp_path / 'out' / 'translator-negative.png'}: 3 images of translator" in text
+    assert "ganserve translate translator PICTURES" in text
+    with Image.open(tmp_path / "out" / "translator-negative.png") as grid:
+        assert grid.size == (4 * 10 - 2, 2 * 10 - 2)
+        assert [grid.getpixel((x, 4))[0] for x in (4, 14, 24, 34)] == [0, 255, 100, 155]
+
+
 def test_demo_says_what_is_missing(bundles, tmp_path):
     assert "there is no bundle in" in run("demo", "--bundles", tmp_path, code=1).stderr
     only_damaged = run("demo", "--bundles", bundles / "damaged", "--out", tmp_path, code=1)
-    assert "no model could be sampled" in only_damaged.stderr
+    assert "no model could be asked for anything" in only_damaged.stderr
 
 
 def test_compile_builds_every_graph_once(bundles, tmp_path):

@@ -15,6 +15,7 @@ import grpc
 import msgspec
 import pytest
 from google.protobuf import json_format
+from PIL import Image
 from prometheus_client import CollectorRegistry
 
 from ganserve import errors, spec
@@ -227,12 +228,14 @@ def test_python_examples_compile(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server whose model ``dcgan-fashion`` is the echo bundle, with its task ``sample`` alone."""
-    folder = write_bundle(tmp_path_factory.mktemp("docs") / "bundle")
-    manifest = read(folder).manifest
-    named = msgspec.structs.replace(manifest, name="dcgan-fashion", tasks=manifest.tasks[:1])
-    write_manifest(folder, named)
-    with serving(folder) as server:
+    """A server with the echo bundle under two names: ``dcgan-fashion`` samples, ``pix2pix-emoji`` translates with noise."""
+    bundles = tmp_path_factory.mktemp("docs")
+    for name, task in (("dcgan-fashion", "sample"), ("pix2pix-emoji", "noisy")):
+        folder = write_bundle(bundles / name)
+        manifest = read(folder).manifest
+        tasks = tuple(one for one in manifest.tasks if one.name == task)
+        write_manifest(folder, msgspec.structs.replace(manifest, name=name, tasks=tasks))
+    with serving(bundles) as server:
         yield server.address
 
 
@@ -241,6 +244,7 @@ def test_python_examples_run(
     page: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("cat.png")
     examples = blocks(page, "python")
     assert examples, f"{name_of(page)} has no example"
     for number, text in enumerate(examples):

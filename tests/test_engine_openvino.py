@@ -33,6 +33,18 @@ def test_a_graph_is_compiled_once_for_each_size(tmp_path: Path) -> None:
     assert sorted(session._compiled) == [1, 2, 4, 8, 16]
 
 
+def test_a_graph_of_free_sizes_is_compiled_once_and_its_batches_are_not_filled_up(tmp_path: Path) -> None:
+    tiny = graphs.translation(tmp_path)
+    session = openvino.load(tiny.file, Options(graph=tiny.graph, threads=1))
+    for rows in (1, 3, 5):
+        for sides in ((4, 6), (6, 4)):
+            value = session.upload(np.zeros((rows, *sides, 3), np.uint8))
+            assert value.tensor.shape[0] == rows
+            assert session.download(session.run({"picture": value}, ["image"])["image"]).shape == (rows, *sides, 3)
+    assert session._compiled is not None
+    assert len(session._compiled) == 1
+
+
 def test_bf16_is_really_used_or_refused(tmp_path: Path) -> None:
     tiny = graphs.synthesis(tmp_path)
     from openvino import Core

@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ganserve.engines import Options, tensorrt
@@ -63,6 +64,22 @@ def test_a_link_is_never_followed(tmp_path: Path) -> None:
     _, again = built(tmp_path)
     assert not again.cached
     assert not again.path.is_symlink()
+
+
+def test_an_engine_of_free_sizes_is_built_without_a_gpu_for_a_range_of_them(tmp_path: Path) -> None:
+    tiny = graphs.translation(tmp_path)
+    options = [Options(graph=tiny.graph, max_rows=4, max_side=side) for side in (1024, 512)]
+    engines = [tensorrt.compile(tiny.file, tmp_path / "engines", one) for one in options]
+    assert engines[0].path != engines[1].path
+    assert all(engine.size > 0 for engine in engines)
+
+
+def test_the_sizes_that_an_engine_is_built_for_are_multiples(tmp_path: Path) -> None:
+    (picture,) = graphs.translation(tmp_path).graph.inputs
+    options = Options(graph=graphs.translation(tmp_path).graph, max_rows=4, typical_side=65, max_side=127)
+    assert tensorrt._shapes(picture, options) == [(1, 2, 2, 3), (4, 64, 64, 3), (4, 126, 126, 3)]
+    least = msgspec.structs.replace(options, typical_side=1, max_side=1)
+    assert tensorrt._shapes(picture, least) == [(1, 2, 2, 3), (4, 2, 2, 3), (4, 2, 2, 3)]
 
 
 def test_other_weights_sizes_or_precisions_are_other_engines(tmp_path: Path) -> None:

@@ -40,10 +40,13 @@ async def _scraped(echo: Path, folder: Path) -> str:
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         await server.ready.wait()
-        sample = generation_pb2_grpc.GenerationStub(channel).Sample
+        generation = generation_pb2_grpc.GenerationStub(channel)
+        sample = generation.Sample
         await sample(pb.SampleRequest(model="echo", task="sample", count=20, seed=1))
         raw = media_pb2.OutputOptions(image_format=media_pb2.IMAGE_FORMAT_RAW)
         await sample(pb.SampleRequest(model="echo", task="settle", count=2, output=raw))
+        black = media_pb2.Image(format=media_pb2.IMAGE_FORMAT_RAW, width=8, height=4, channels=3, data=bytes(8 * 4 * 3))
+        await generation.Translate(pb.TranslateRequest(model="echo", task="negative", images={"image": black}))
         await models_pb2_grpc.ModelsStub(channel).Get(models_pb2.GetRequest(model="echo"))
         for wrong in (
             pb.SampleRequest(model="what a caller writes", count=1),
@@ -91,6 +94,7 @@ async def test_the_numbers_are_those_of_what_happened(scraped: str) -> None:
     expected = {
         ("ganserve_requests_total", ("OK", "echo", "sample")): 1,
         ("ganserve_requests_total", ("OK", "echo", "settle")): 1,
+        ("ganserve_requests_total", ("OK", "echo", "negative")): 1,
         ("ganserve_requests_total", ("OK", "echo", "")): 1,
         ("ganserve_requests_total", ("INVALID_ARGUMENT", "echo", "sample")): 1,
         ("ganserve_requests_total", ("NOT_FOUND", "unknown", "unknown")): 2,
@@ -98,15 +102,17 @@ async def test_the_numbers_are_those_of_what_happened(scraped: str) -> None:
         ("ganserve_latency_seconds_count", ("echo", "sample")): 2,
         ("ganserve_rejected_requests_total", ("invalid",)): 1,
         ("ganserve_rejected_requests_total", ("unavailable",)): 1,
-        ("ganserve_images_total", ("echo",)): 22,
-        ("ganserve_pixels_total", ("echo",)): 22 * 16,
-        ("ganserve_encode_seconds_count", ("png",)): 20,
+        ("ganserve_images_total", ("echo",)): 23,
+        ("ganserve_pixels_total", ("echo",)): 22 * 16 + 8 * 4,
+        ("ganserve_decode_seconds_count", ("raw",)): 1,
+        ("ganserve_encode_seconds_count", ("png",)): 21,
         ("ganserve_encode_seconds_count", ("raw",)): 2,
         ("ganserve_engine_in_use", ("onnxruntime", "walk", "echo")): 1,
         ("ganserve_model_load_seconds_count", ("echo",)): 1,
         ("ganserve_model_load_failures_total", ()): 1,
         ("ganserve_queue_rows", ("cpu",)): 0,
         ("ganserve_in_flight_requests", ()): 0,
+        ("ganserve_stream_frames", ()): 0,
     }
     assert {key: found.get(key) for key in expected} == expected
     assert "what a caller writes" not in scraped

@@ -9,17 +9,21 @@ from ganserve.client.grid import grid
 from ganserve.client.models import ModelInfo, ModelSummary, TaskInfo, TensorInfo
 from ganserve.client.request import SampleOptions
 from ganserve.client.samples import Sample, Samples, Served
+from ganserve.client.translation import ReadImage, TranslateOptions, Translation
 
 __all__ = [
     "AsyncClient",
     "Client",
     "ModelInfo",
     "ModelSummary",
+    "ReadImage",
     "Sample",
     "SampleOptions",
     "Samples",
     "Served",
     "TaskInfo",
     "TensorInfo",
+    "TranslateOptions",
+    "Translation",
     "grid",
 ]

@@ -1,7 +1,7 @@
 """The client that awaits."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -9,10 +9,13 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, channel_options, stubs
+from ganserve.client.frames import Frames
 from ganserve.client.models import ModelInfo, ModelSummary, model_of, summaries_of
+from ganserve.client.pictures import AnyPicture
 from ganserve.client.request import SampleOptions, sample_request
 from ganserve.client.samples import Sample, Samples, samples_of, streamed_sample_of
 from ganserve.client.status import error_of
+from ganserve.client.translation import Frame, TranslateOptions, Translation, translate_request, translation_of
 from ganserve.client.waiting import PAUSE, Wait
 from ganserve.v1 import generation_pb2, models_pb2
 
@@ -58,6 +61,31 @@ class AsyncClient:
         request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
         return self._stream(generation_pb2.SampleStreamRequest(sample=request), timeout)
 
+    async def translate(
+        self,
+        model: str,
+        image: AnyPicture | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[TranslateOptions],
+    ) -> Translation:
+        """:meth:`ganserve.Client.translate`."""
+        request = translate_request(model, image, max_reply_bytes=self._max_reply_bytes, **options)
+        response = await self._call(self._stubs.generation.Translate, request, timeout)
+        return translation_of(response.translation, response.served)
+
+    def translate_stream(
+        self,
+        model: str,
+        frames: Iterable[Frame] | AsyncIterable[Frame],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[TranslateOptions],
+    ) -> AsyncIterator[Translation]:
+        """:meth:`ganserve.Client.translate_stream`, for ``async for``; ``frames`` may be an async iterable."""
+        settings = translate_request(model, None, max_reply_bytes=self._max_reply_bytes, **options)
+        return self._translations(Frames(settings, frames), timeout)
+
     async def models(self, *, timeout: float | None = None) -> list[ModelSummary]:
         """:meth:`ganserve.Client.models`."""
         return summaries_of(await self._call(self._stubs.models.List, models_pb2.ListRequest(), timeout))
@@ -85,14 +113,14 @@ class AsyncClient:
 
     async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         try:
-            return await method(request, timeout=self._timeout if timeout is None else timeout)
+            return await method(request, timeout=self._seconds(timeout))
         except grpc.RpcError as error:
             raise error_of(error) from error
 
     async def _stream(
         self, request: generation_pb2.SampleStreamRequest, timeout: float | None
     ) -> AsyncIterator[Sample]:
-        call = self._stubs.generation.SampleStream(request, timeout=self._timeout if timeout is None else timeout)
+        call = self._stubs.generation.SampleStream(request, timeout=self._seconds(timeout))
         try:
             async for reply in call:
                 yield streamed_sample_of(reply)
@@ -100,3 +128,20 @@ class AsyncClient:
             raise error_of(error) from error
         finally:
             call.cancel()
+
+    async def _translations(self, sent: Frames, timeout: float | None) -> AsyncIterator[Translation]:
+        call = self._stubs.generation.TranslateStream(sent.messages_awaited(), timeout=self._seconds(timeout))
+        try:
+            async for reply in call:
+                yield translation_of(reply.translation, reply.served)
+        except grpc.RpcError as error:
+            raise sent.broken or error_of(error) from error
+        except asyncio.CancelledError:
+            if sent.broken is None:
+                raise
+            raise sent.broken from None
+        finally:
+            call.cancel()
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout

@@ -1,7 +1,7 @@
 """The client that blocks."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -9,10 +9,13 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, channel_options, stubs
+from ganserve.client.frames import Frames
 from ganserve.client.models import ModelInfo, ModelSummary, model_of, summaries_of
+from ganserve.client.pictures import AnyPicture
 from ganserve.client.request import SampleOptions, sample_request
 from ganserve.client.samples import Sample, Samples, samples_of, streamed_sample_of
 from ganserve.client.status import error_of
+from ganserve.client.translation import Frame, TranslateOptions, Translation, translate_request, translation_of
 from ganserve.client.waiting import PAUSE, Wait
 from ganserve.v1 import generation_pb2, models_pb2
 
@@ -66,6 +69,36 @@ class Client:
         request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
         return self._stream(generation_pb2.SampleStreamRequest(sample=request), timeout)
 
+    def translate(
+        self,
+        model: str,
+        image: AnyPicture | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[TranslateOptions],
+    ) -> Translation:
+        """What the model makes of ``image``; see :class:`TranslateOptions`."""
+        request = translate_request(model, image, max_reply_bytes=self._max_reply_bytes, **options)
+        response = self._call(self._stubs.generation.Translate, request, timeout)
+        return translation_of(response.translation, response.served)
+
+    def translate_stream(
+        self,
+        model: str,
+        frames: Iterable[Frame],
+        *,
+        timeout: float | None = None,
+        **options: Unpack[TranslateOptions],
+    ) -> Iterator[Translation]:
+        """What the model makes of each frame, in order, while further ones are sent; ``timeout`` is that of the whole stream.
+
+        ``frames`` is read in another thread, a few frames ahead of what has been answered; what it raises is raised here.
+        """
+        settings = translate_request(model, None, max_reply_bytes=self._max_reply_bytes, **options)
+        sent = Frames(settings, iter(frames))
+        call = self._stubs.generation.TranslateStream(sent.messages(), timeout=self._seconds(timeout))
+        return self._translations(call, sent)
+
     def models(self, *, timeout: float | None = None) -> list[ModelSummary]:
         """Every model that the server found, by name and version."""
         return summaries_of(self._call(self._stubs.models.List, models_pb2.ListRequest(), timeout))
@@ -93,12 +126,12 @@ class Client:
 
     def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         try:
-            return method(request, timeout=self._timeout if timeout is None else timeout)
+            return method(request, timeout=self._seconds(timeout))
         except grpc.RpcError as error:
             raise error_of(error) from error
 
     def _stream(self, request: generation_pb2.SampleStreamRequest, timeout: float | None) -> Iterator[Sample]:
-        call = self._stubs.generation.SampleStream(request, timeout=self._timeout if timeout is None else timeout)
+        call = self._stubs.generation.SampleStream(request, timeout=self._seconds(timeout))
         try:
             for reply in call:
                 yield streamed_sample_of(reply)
@@ -106,3 +139,15 @@ class Client:
             raise error_of(error) from error
         finally:
             call.cancel()
+
+    def _translations(self, call: Any, sent: Frames) -> Iterator[Translation]:
+        try:
+            for reply in call:
+                yield translation_of(reply.translation, reply.served)
+        except grpc.RpcError as error:
+            raise sent.broken or error_of(error) from error
+        finally:
+            call.cancel()
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout

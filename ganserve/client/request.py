@@ -16,10 +16,6 @@ FORMATS = choices("IMAGE_FORMAT_", media_pb2.ImageFormat)
 Label: TypeAlias = int | str
 Numbers: TypeAlias = float | Sequence[float]
 
-_UINT64 = 2**64 - 1
-_INT64 = 2**63 - 1
-_INT32 = 2**31 - 1
-
 
 class SampleOptions(TypedDict, total=False):
     """The options of ``sample`` and ``sample_stream``; all may be left out. "A row" is one result."""
@@ -81,41 +77,44 @@ def sample_request(
         n = max([1, len(seeds), len(classes), len(psi), *map(len, values.values()), *rows])
     request = generation_pb2.SampleRequest(
         model=model,
-        version=_integer("version", version or 0, -_INT64, _INT64),
+        version=integer("version", version or 0),
         task=task or "",
-        count=_integer("count", n, -_INT32, _INT32),
-        first_index=_integer("first_index", first_index, 0, _UINT64),
-        seeds=[_integer(f"seeds[{row}]", one, 0, _UINT64) for row, one in enumerate(seeds)],
+        count=integer("count", n, bits=32),
+        first_index=integer("first_index", first_index, signed=False),
+        seeds=[integer(f"seeds[{row}]", one, signed=False) for row, one in enumerate(seeds)],
         tensors=given,
-        labels=[_label(position, label) for position, label in enumerate(classes)],
+        labels=[label_message(f"labels[{position}]", label) for position, label in enumerate(classes)],
         truncation=psi,
         numbers={name: generation_pb2.Numbers(values=value) for name, value in values.items()},
-        output=media_pb2.OutputOptions(
-            image_format=_format(format), quality=_integer("output.quality", quality or 0, -_INT32, _INT32)
-        ),
+        output=output_options(format, quality),
         return_tensors=returns,
         max_reply_bytes=max_reply_bytes,
     )
     if seed is not None:
-        request.seed = _integer("seed", seed, 0, _UINT64)
+        request.seed = integer("seed", seed, signed=False)
     return request
 
 
-def _label(position: int, label: Label) -> generation_pb2.Label:
+def label_message(field: str, label: Label) -> generation_pb2.Label:
+    """A class as a message."""
     if isinstance(label, str):
         return generation_pb2.Label(name=label)
-    return generation_pb2.Label(index=_integer(f"labels[{position}]", label, -_INT64, _INT64))
+    return generation_pb2.Label(index=integer(field, label))
 
 
-def _format(name: str | None) -> str:
-    if name is None:
-        return "IMAGE_FORMAT_UNSPECIFIED"
-    if name not in FORMATS:
-        raise InvalidArgument.of("output.image_format", f"{name!r} is unknown; expected one of {', '.join(FORMATS)}")
-    return FORMATS[name]
+def output_options(format: str | None, quality: int | None) -> media_pb2.OutputOptions:  # noqa: A002
+    """How results are encoded, as a message."""
+    if format is not None and format not in FORMATS:
+        raise InvalidArgument.of("output.image_format", f"{format!r} is unknown; expected one of {', '.join(FORMATS)}")
+    return media_pb2.OutputOptions(
+        image_format="IMAGE_FORMAT_UNSPECIFIED" if format is None else FORMATS[format],
+        quality=integer("output.quality", quality or 0, bits=32),
+    )
 
 
-def _integer(field: str, value: int, low: int, high: int) -> int:
+def integer(field: str, value: int, bits: int = 64, *, signed: bool = True) -> int:
+    """``value`` if an integer of so many bits can hold it, else :class:`InvalidArgument` about ``field``."""
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     if not low <= value <= high:
         raise InvalidArgument.of(field, f"{value} is out of range; expected {low} to {high}")
     return int(value)

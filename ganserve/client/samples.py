@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import msgspec
 import numpy as np
@@ -113,36 +113,33 @@ class Samples(Sequence[Sample]):
 
 def samples_of(response: generation_pb2.SampleResponse) -> Samples:
     """The rows of a unary reply."""
-    served = _served_of(response.served)
-    return Samples((_sample_of(sample, served) for sample in response.samples), served)
+    served = served_of(response.served)
+    return Samples((Sample(**fields_of(sample), served=served) for sample in response.samples), served)
 
 
 def streamed_sample_of(response: generation_pb2.SampleStreamResponse) -> Sample:
     """The row of one message of a stream."""
-    return _sample_of(response.sample, _served_of(response.served))
+    return Sample(**fields_of(response.sample), served=served_of(response.served))
 
 
-def _sample_of(message: generation_pb2.Sample, served: Served) -> Sample:
+def fields_of(message: generation_pb2.Sample | generation_pb2.Translation) -> dict[str, Any]:
+    """The fields of a :class:`Sample` that ``message`` has."""
     drawn = message.seed if message.HasField("seed") else None
-    seed, index = (drawn.seed, drawn.index) if drawn else (None, None)
-    tensors = {name: array_of(tensor) for name, tensor in message.tensors.items()}
+    fields = {
+        "seed": drawn.seed if drawn else None,
+        "index": drawn.index if drawn else None,
+        "tensors": {name: array_of(tensor) for name, tensor in message.tensors.items()},
+    }
     if message.media.WhichOneof("kind") == "image":
         image = message.media.image
-        return Sample(
-            kind="image",
-            format=name_of("IMAGE_FORMAT_", media_pb2.ImageFormat, image.format),
-            data=image.data,
-            shape=(image.height, image.width, image.channels),
-            seed=seed,
-            index=index,
-            tensors=tensors,
-            served=served,
-        )
-    array = message.media.array.npy
-    return Sample(kind="array", format="npy", data=array, seed=seed, index=index, tensors=tensors, served=served)
+        name = name_of("IMAGE_FORMAT_", media_pb2.ImageFormat, image.format)
+        shape = (image.height, image.width, image.channels)
+        return {"kind": "image", "format": name, "data": image.data, "shape": shape, **fields}
+    return {"kind": "array", "format": "npy", "data": message.media.array.npy, **fields}
 
 
-def _served_of(message: generation_pb2.Served) -> Served:
+def served_of(message: generation_pb2.Served) -> Served:
+    """What served a call."""
     return Served(
         model=message.model,
         version=message.version,

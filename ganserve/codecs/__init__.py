@@ -34,8 +34,9 @@ class Decoder(Protocol):
 class GivenImage(msgspec.Struct, frozen=True, kw_only=True):
     """A picture as a request brings it, and how it is to be fitted: the element of the request value that a picture decoder reads.
 
-    ``format`` is empty for a PNG, JPEG or WebP file (its first bytes tell which), ``raw`` for uint8 [height, width, channels]
-    without a header, or ``npy`` for a NPY file of uint8 [H, W, C]. ``size`` is one of :data:`SIZES`; empty is ``native`` for a
+    ``format`` is ``raw`` for uint8 [height, width, channels] without a header, ``npy`` for a NPY file of uint8 [H, W, C], or empty for
+    a PNG, JPEG or WebP file, whose first bytes tell which; ``png``, ``jpeg`` or ``webp`` must then be true. So must ``width`` and
+    ``height`` unless they are 0; ``channels`` is read of ``raw`` alone. ``size`` is one of :data:`SIZES`; empty is ``native`` for a
     graph that takes any size, else ``resize``. Transparency is flattened on ``background``. ``restore`` scales the result back to
     the size of this picture.
     """
@@ -48,6 +49,13 @@ class GivenImage(msgspec.Struct, frozen=True, kw_only=True):
     size: str = ""
     background: tuple[int, int, int] = (255, 255, 255)
     restore: bool = False
+
+
+class PictureLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one picture may be at most: ``pixels`` as sent and on the canvas, ``bytes`` as sent. A server's setting."""
+
+    pixels: int = 64 << 20
+    bytes: int = 64 << 20
 
 
 SIZES = ("exact", "resize", "letterbox", "native")
@@ -75,7 +83,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A decoded picture: ``pixels`` [H, W, C] as the graph takes them, and its frame."""
+    """A decoded picture: ``pixels`` [H, W, C] as the graph takes them, maybe read-only, and its frame."""
 
     pixels: np.ndarray
     frame: Frame
@@ -88,8 +96,14 @@ class PictureDecoder(Decoder, Protocol):
     value: str
     """The request value that it reads."""
 
-    def picture(self, given: GivenImage) -> Picture:
-        """``given`` decoded and fitted; :class:`ganserve.errors.InvalidArgument` names the fault, with field ``images[VALUE]``."""
+    max_pixels: int
+    """The most pixels that a graph with free sizes is run at in one piece; a larger picture is decoded all the same."""
+
+    def picture(self, given: GivenImage, limits: PictureLimits) -> Picture:
+        """``given`` decoded and fitted; :class:`ganserve.errors.InvalidArgument` names the fault, with field ``images[VALUE]``.
+
+        A picture beyond ``limits`` is refused before its pixels are decoded.
+        """
 
 
 class EncodeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,7 +157,8 @@ def ganserve_codecs() -> Iterable[Codec]:
         ),
         Codec(
             name="image",
-            summary="uint8 [H,W,C] → PNG, JPEG, WebP, raw, NPY",
+            summary="PNG, JPEG, WebP, raw, NPY → uint8 [H,W,C], and back",
+            decode="ganserve.codecs.picture:ImageDecoder",
             encode="ganserve.codecs.image:ImageEncoder",
         ),
         Codec(

@@ -198,7 +198,10 @@ def _uniform(noise: Noise, words: np.ndarray) -> np.ndarray:
     numbers = _unit(words)
     numbers *= noise.high - noise.low
     numbers += noise.low
-    return np.clip(numbers.astype(np.float32), first, last)
+    values = numbers.astype(np.float32)
+    np.maximum(values, first, out=values)
+    np.minimum(values, last, out=values)
+    return values
 
 
 def _normal(words: np.ndarray) -> np.ndarray:

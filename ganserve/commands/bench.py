@@ -14,9 +14,20 @@ from ganserve.commands.output import console, print_json, table
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Turns of raw and served runs."
 )
+@click.option("--task", default="", metavar="NAME", help="The task to run [the first that is a single graph].")
+@click.option(
+    "--engine",
+    default="onnxruntime",
+    show_default=True,
+    metavar="NAME[:PRECISION]",
+    help="The engine that serves, and runs alone.",
+)
 @json_option
-def command(bundle: Path, seconds: float, rounds: int, as_json: bool) -> None:
+def command(bundle: Path, seconds: float, rounds: int, task: str, engine: str, as_json: bool) -> None:
     """Serve BUNDLE on the first core, load it from the last, and compare with the engine alone on the first.
+
+    Sampling is loaded by 16 callers of single rows, then by 4 callers of 64; translation by 4 callers with one picture each,
+    of the size of the bundle's golden rows. Pictures and results have no file format.
 
     Only ratios mean anything, and only on a machine that does nothing else. Needs Linux and two cores.
 
@@ -24,11 +35,14 @@ def command(bundle: Path, seconds: float, rounds: int, as_json: bool) -> None:
     Examples:
       ganserve bench bundles/dcgan-fashion
       ganserve bench bundles/dcgan-fashion --seconds 10 --rounds 5 --json
+      ganserve bench bundles/pix2pix-emoji --engine openvino:bf16
     """
     from ganserve import bench
 
-    loads = (bench.Load(rows=1, concurrency=16), bench.Load(rows=64, concurrency=4))
-    figures = [bench.served(bundle, load, rounds=rounds, seconds=seconds) for load in loads]
+    figures = [
+        bench.served(bundle, load, rounds=rounds, seconds=seconds, task=task, engine=engine)
+        for load in bench.loads(bundle, task)
+    ]
     start = bench.start(bundle)
     png = bench.encode_ms()
     if as_json:

@@ -1,5 +1,7 @@
 """``ganserve demo``: a real server, a real client, pictures."""
 
+import json
+import math
 import subprocess
 import time
 from pathlib import Path
@@ -14,20 +16,26 @@ from ganserve.commands.process import PATIENCE, server, stop, tail
 from ganserve.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from ganserve.client import Client, ModelSummary, Sample
+    from collections.abc import Iterable
+
+    from ganserve.client import Client, ModelSummary, Sample, TaskInfo
 
 SEED = 7
 
 NEXT = """
 Next:
   ganserve serve {bundles}
-  ganserve sample {model} --n 16 --seed 7 --grid grid.png
+  ganserve sample {model} --n 16 --seed 7 --grid grid.png{translate}
   ganserve train dcgan --preset fashion-32 --data PATH --out runs/mine
   ganserve export runs/mine --out {bundles}/mine
 """
 
 
-@click.command(short_help="Start a server, sample every bundle, write picture grids, stop.")
+EXAMPLES = "examples"
+"""The folder of a bundle in which pictures lie that may be translated."""
+
+
+@click.command(short_help="Start a server, ask every bundle for pictures, write them in grids, stop.")
 @click.option(
     "--bundles",
     type=click.Path(path_type=Path),
@@ -44,8 +52,9 @@ Next:
 )
 @click.option("--n", "count", type=click.IntRange(min=1), default=64, show_default=True, help="Images of each model.")
 def command(bundles: Path, out: Path, count: int) -> None:
-    """Show all of it at work: start a server as a process of its own, sample every model over gRPC, stop it with SIGTERM.
+    """Show all of it at work: start a server as a process of its own, ask every model over gRPC, stop it with SIGTERM.
 
+    Models that make images from seeds are sampled; those that translate get the pictures in their bundle's folder "examples".
     Writes one PNG grid a model into --out, and the server's log.
 
     \b
@@ -62,10 +71,12 @@ def command(bundles: Path, out: Path, count: int) -> None:
 
         with Client(address) as client:
             wait_ready(client, process, out / "server.log", output)
-            served = _sample_all(client, count, out, output)
+            sampled, translated = _ask_all(client, bundles, count, out, output)
         stop(process, out / "server.log")
     output.print("server stopped cleanly")
-    output.print(NEXT.format(bundles=bundles, model=served[0]), end="", markup=False)
+    translate = f"\n  ganserve translate {translated[0]} PICTURES --out translated" if translated else ""
+    model = sampled[0] if sampled else "MODEL"
+    output.print(NEXT.format(bundles=bundles, model=model, translate=translate), end="", markup=False)
 
 
 def wait_ready(client: "Client", process: subprocess.Popen[bytes], log: Path, output: Console) -> None:
@@ -83,31 +94,70 @@ def wait_ready(client: "Client", process: subprocess.Popen[bytes], log: Path, ou
     raise click.ClickException(f"the server ended with code {process.returncode}; {tail(log)}")
 
 
-def _sample_all(client: "Client", count: int, out: Path, output: Console) -> list[str]:
-    models = client.models()
-    for model in models:
-        if model.state == "failed":
-            output.print(f"{model.name} is not served: {model.reason}", markup=False)
+def _ask_all(client: "Client", bundles: Path, count: int, out: Path, output: Console) -> tuple[list[str], list[str]]:
+    """The names of the models that were sampled, and of those that translated."""
+    sampled, translated = [], []
     with progress(output) as bars:
-        served = [model.name for model in models if model.state == "ready" and _sample(client, model, count, out, bars)]
-    if not served:
-        raise click.ClickException("no model could be sampled")
-    return served
+        for model in client.models():
+            if model.state == "failed":
+                output.print(f"{model.name} is not served: {model.reason}", markup=False)
+                continue
+            for task in client.model(model.name, model.version).tasks:
+                if task.kind == "sample" and model.name not in sampled:
+                    _sample(client, model, task, count, out, bars)
+                    sampled.append(model.name)
+                if task.kind == "translate" and (pictures := _examples(bundles, model)):
+                    _translate(client, model, task, pictures, out, bars)
+                    translated.append(model.name)
+    if not sampled + translated:
+        raise click.ClickException("no model could be asked for anything")
+    return sampled, translated
 
 
-def _sample(client: "Client", model: "ModelSummary", count: int, out: Path, bars: Progress) -> bool:
-    """Write one grid of ``model``; False if it has nothing to sample."""
+def _examples(bundles: Path, model: "ModelSummary") -> list[Path]:
+    """The pictures that come with the bundle of ``model``."""
+    for manifest in bundles.glob("**/manifest.json"):
+        told = json.loads(manifest.read_bytes())
+        if (told.get("name"), told.get("version")) == (model.name, model.version):
+            return sorted((manifest.parent / EXAMPLES).glob("*.png"))
+    return []
+
+
+def _sample(client: "Client", model: "ModelSummary", task: "TaskInfo", count: int, out: Path, bars: Progress) -> None:
+    """Write one grid of images from seeds."""
+    stream = client.sample_stream(model.name, count, seed=_seed(task), task=task.name, version=model.version)
+    _show(out / f"{model.name}.png", model, count, stream, [], bars)
+
+
+def _translate(
+    client: "Client", model: "ModelSummary", task: "TaskInfo", pictures: list[Path], out: Path, bars: Progress
+) -> None:
+    """Write one grid of pictures and what becomes of them, side by side."""
+    stream = client.translate_stream(
+        model.name, pictures, seed=_seed(task), task=task.name, version=model.version, restore=True
+    )
+    _show(out / f"{model.name}-{task.name}.png", model, len(pictures), stream, pictures, bars)
+
+
+def _seed(task: "TaskInfo") -> int | None:
+    return SEED if "seed" in task.values else None
+
+
+def _show(
+    path: Path, model: "ModelSummary", count: int, stream: "Iterable[Sample]", beside: list[Path], bars: Progress
+) -> None:
+    from PIL import Image
+
     from ganserve.client import grid
 
-    tasks = [task.name for task in client.model(model.name, model.version).tasks if task.kind == "sample"]
-    if not tasks:
-        return False
     started = time.monotonic()
-    stream = client.sample_stream(model.name, count, seed=SEED, task=tasks[0], version=model.version)
-    samples: list[Sample] = list(watched(bars, model.name, count, stream))
+    results = list(watched(bars, model.name, count, stream))
     seconds = time.monotonic() - started
-    path = out / f"{model.name}.png"
-    write_png(path, grid([sample.image() for sample in samples]))
-    engines = ", ".join(dict.fromkeys(samples[0].served.engines))
+    images = [result.image() for result in results]
+    columns = None
+    if beside:
+        images = [image for pair in zip(map(Image.open, beside), images, strict=True) for image in pair]
+        columns = 2 * math.ceil(math.sqrt(len(beside) / 2))
+    write_png(path, grid(images, columns))
+    engines = ", ".join(dict.fromkeys(results[0].served.engines))
     bars.console.print(f"{path}: {count} images of {model.name} by {engines} in {seconds:.2f} s", highlight=False)
-    return True

@@ -1,6 +1,7 @@
 """The options that several commands share."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,3 +14,35 @@ plugins_dir_option = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Also load the plugin packages in this folder, straight from disk.",
 )
+
+
+class Colour(click.ParamType[tuple[int, int, int]]):
+    """#RRGGBB, or a name that CSS has → (red, green, blue)."""
+
+    name = "#RRGGBB"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        """Read ``value``."""
+        from PIL import ImageColor
+
+        if isinstance(value, tuple):
+            return value
+        try:
+            red, green, blue = ImageColor.getrgb(value)[:3]
+        except ValueError:
+            self.fail(f"{value!r} is no colour: write #RRGGBB, such as #ffffff for white", param, ctx)
+        return red, green, blue
+
+
+def label_of(text: str) -> int | str:
+    """A class by number or name."""
+    return int(text) if text.isdecimal() else text
+
+
+def number_of(text: str) -> tuple[str, float]:
+    """``NAME=NUMBER`` as a pair."""
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not NAME=NUMBER, such as steps=20", param_hint="--number") from error

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganserve.commands.options import server_option
+from ganserve.commands.options import label_of, number_of, server_option
 from ganserve.commands.output import asking, progress, watched, write_file, write_png
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ def command(
             count,
             seed=seed,
             first_index=first_index,
-            labels=[int(label) if label.isdecimal() else label for label in labels],
+            labels=[label_of(label) for label in labels],
             truncation=truncation,
-            numbers=dict(_number(text) for text in numbers),
+            numbers=dict(number_of(text) for text in numbers),
             task=task,
             version=version,
             format=image_format,
@@ -118,14 +118,6 @@ def command(
     if first is not None and first.seed is not None:
         again = f"--seed {first.seed}" + (f" --first-index {first.index}" if first.index else "")
         click.echo(f"seed {first.seed}, from index {first.index}: {again} gives the same again")
-
-
-def _number(text: str) -> tuple[str, float]:
-    name, _, number = text.partition("=")
-    try:
-        return name, float(number)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not NAME=NUMBER, such as steps=20", param_hint="--number") from error
 
 
 def _file_name(model: str, sample: "Sample", row: int) -> str:

@@ -62,6 +62,27 @@ LEVELS = ("debug", "info", "warning", "error")
     "--max-rows", type=click.IntRange(min=1), default=1024, show_default=True, help="The most rows of one call."
 )
 @click.option(
+    "--max-request-bytes",
+    type=click.IntRange(min=1),
+    default=64 << 20,
+    show_default=True,
+    help="The largest request.",
+)
+@click.option(
+    "--max-picture-pixels",
+    type=click.IntRange(min=1),
+    default=64 << 20,
+    show_default=True,
+    help="The most pixels of a picture in a request.",
+)
+@click.option(
+    "--stream-frames",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="The most frames of one TranslateStream that are read and not answered.",
+)
+@click.option(
     "--grace",
     type=click.FloatRange(min=0),
     default=20.0,
@@ -85,6 +106,9 @@ def command(
     max_batch: int,
     queue_rows: int,
     max_rows: int,
+    max_request_bytes: int,
+    max_picture_pixels: int,
+    stream_frames: int,
     grace: float,
     log_level: str,
     plugins_dir: Path | None,
@@ -124,6 +148,9 @@ def command(
         ),
         max_rows=max_rows,
         queue_rows=queue_rows,
+        max_request_bytes=max_request_bytes,
+        max_picture_pixels=max_picture_pixels,
+        stream_frames=stream_frames,
         grace=grace,
     )
     _run(serve(settings, load(plugins_dir)))

@@ -36,6 +36,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Where built engines may be kept; None keeps none."""
     max_rows: int = 64
     """The largest batch that will be run; only engines that are built for a range of sizes refuse a larger one."""
+    typical_side: int = 256
+    """The size that free axes will mostly have; only engines that are tuned for one size use it."""
+    max_side: int = 1024
+    """The largest size of a free axis; only engines that are built for a range of sizes refuse a larger one."""
 
 
 class Session(Protocol):

@@ -22,7 +22,7 @@ from onnx.external_data_helper import ExternalDataInfo
 from ganserve import hookimpl
 from ganserve.engines import Options, Value, check_run, cuda
 from ganserve.errors import EngineError
-from ganserve.spec import Engine
+from ganserve.spec import Engine, Tensor
 
 PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 """The modules that may hold TensorRT, the first that is installed wins."""
@@ -75,8 +75,8 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
 def compile(graph_file: Path, folder: Path, options: Options) -> Built:  # noqa: A001 - the word for it
     """Build the engine of ``graph_file`` for 1 to ``options.max_rows`` rows into ``folder``, unless a current one is there.
 
-    Needs no GPU with TensorRT RTX. The file is the owner's alone and named after all that the engine depends on. Raises
-    :class:`EngineError` with TensorRT's own messages.
+    Free axes take sizes up to ``options.max_side``. Needs no GPU with TensorRT RTX. The file is the owner's alone and named after
+    all that the engine depends on. Raises :class:`EngineError` with TensorRT's own messages.
     """
     trt = _tensorrt()
     builder = f"{trt.__name__} {trt.__version__}"
@@ -135,7 +135,7 @@ class TensorRtSession:
                 if not self._context.set_input_shape(name, value.shape):
                     raise EngineError(
                         f"graph {self._graph.name!r}: the engine was not built for {name!r} of shape {list(value.shape)}; "
-                        f"raise max_rows: {self._log.take()}"
+                        f"send less, or raise max_rows or max_side: {self._log.take()}"
                     )
                 self._context.set_tensor_address(name, value.address)
             made = {}
@@ -208,17 +208,23 @@ def _build(trt: Any, graph_file: Path, options: Options) -> bytes:
         raise EngineError(f"{trt.__name__} cannot read {graph_file}: {errors or log.take()}")
     profile = builder.create_optimization_profile()
     for tensor in options.graph.inputs:
-        if any(isinstance(size, str) for size in tensor.shape):
-            raise EngineError(
-                f"TensorRT needs fixed sizes beside the rows: input {tensor.name!r} is {list(tensor.shape)}"
-            )
-        rows = (1, min(TYPICAL_ROWS, options.max_rows), options.max_rows)
-        profile.set_shape(tensor.name, *((count, *tensor.shape) for count in rows))
+        profile.set_shape(tensor.name, *_shapes(tensor, options))
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(f"{trt.__name__} cannot build {graph_file}: {log.take()}")
     return bytes(plan)
+
+
+def _shapes(tensor: Tensor, options: Options) -> list[tuple[int, ...]]:
+    """The smallest, the typical and the largest batch of ``tensor``."""
+    most = max(options.max_side // tensor.multiple, 1)
+    typical = min(max(options.typical_side // tensor.multiple, 1), most)
+    batches = (1, 1), (min(TYPICAL_ROWS, options.max_rows), typical), (options.max_rows, most)
+    return [
+        (rows, *(side * tensor.multiple if isinstance(size, str) else size for size in tensor.shape))
+        for rows, side in batches
+    ]
 
 
 def _set_precision(trt: Any, config: Any, options: Options) -> int:
@@ -240,7 +246,8 @@ def _key(graph_file: Path, options: Options, builder: str) -> str:
     """A digest of all that an engine depends on: the graph, its weights, the builder, precision, sizes and device."""
     # TensorRT RTX finishes an engine on the GPU that runs it; TensorRT's fits the kind of GPU that built it.
     target = "any GPU" if "rtx" in builder else _device(options).capability
-    digest = hashlib.sha256(repr((builder, options.precision, options.max_rows, target)).encode())
+    sizes = (options.max_rows, options.typical_side, options.max_side)
+    digest = hashlib.sha256(repr((builder, options.precision, sizes, target)).encode())
     for path in (graph_file, *_external_files(graph_file)):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

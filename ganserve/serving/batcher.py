@@ -63,7 +63,7 @@ class Job:
 
     ``deliver(start, outputs, batch)`` gets the rows ``start ..`` of the job as they are made, possibly out of order over several
     batches; ``fail(error)`` is called at most once, and nothing is delivered after it. ``cancelled`` is the batcher's word for
-    "take no more rows", ``ended`` the executor's for "tell no more".
+    "take no more rows", ``ended`` the executor's for "tell no more". ``most_rows`` is what a batch of these shapes may have at most.
     """
 
     __slots__ = (
@@ -75,6 +75,7 @@ class Job:
         "fail",
         "feeds",
         "line",
+        "most_rows",
         "number",
         "rows",
         "stage",
@@ -92,10 +93,11 @@ class Job:
         deliver: Callable[[int, Arrays, "Batch"], None],
         fail: Callable[[Exception], None],
         deadline: float = math.inf,
+        most_rows: int | None = None,
     ) -> None:
         self.stage, self.feeds, self.rows, self.caller = stage, feeds, rows, caller
         self.deliver, self.fail, self.deadline = deliver, fail, deadline
-        self.taken = 0
+        self.taken, self.most_rows = 0, most_rows or stage.max_rows
         self.cancelled = False
         self.ended = False
         self.submitted = 0.0
@@ -155,10 +157,10 @@ class Batch(msgspec.Struct, eq=False):
 class _Line:
     """The jobs that wait for one stage with one set of row shapes."""
 
-    __slots__ = ("callers", "due", "hurried", "jobs", "seconds", "served", "stage", "waiting")
+    __slots__ = ("callers", "due", "hurried", "jobs", "most_rows", "seconds", "served", "stage", "waiting")
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, stage: Stage, most_rows: int) -> None:
+        self.stage, self.most_rows = stage, most_rows
         self.callers: dict[Hashable, deque[Job]] = {}
         self.due: list[tuple[float, int, Job]] = []
         self.jobs = 0
@@ -176,8 +178,8 @@ class _Line:
 
     def needs(self, rows: int) -> float:
         """Seconds that ``rows`` take at least, if the line serves nobody else."""
-        full, rest = divmod(rows, self.stage.max_rows)
-        return full * self.estimate(self.stage.max_rows) + (self.estimate(rest) if rest else 0.0)
+        full, rest = divmod(rows, self.most_rows)
+        return full * self.estimate(self.most_rows) + (self.estimate(rest) if rest else 0.0)
 
     def observe(self, rows: int, seconds: float) -> None:
         """Remember how long a batch took (moving average, so that a slow moment passes)."""
@@ -244,7 +246,7 @@ class Batcher:
             key = (job.stage, *((name, array.shape[1:]) for name, array in job.feeds.items()))
             line = self._lines.get(key)
             if line is None:
-                line = self._lines[key] = _Line(job.stage)
+                line = self._lines[key] = _Line(job.stage, job.most_rows)
             if not line.waiting:
                 # A line that was empty gets no credit for the time it did not ask for.
                 line.served = max(line.served, self._served)
@@ -342,17 +344,17 @@ class Batcher:
         return True
 
     def _choose(self, lines: list[_Line], now: float) -> _Line:
-        horizon = now + sum(line.estimate(min(line.waiting, line.stage.max_rows)) for line in lines)
+        horizon = now + sum(line.estimate(min(line.waiting, line.most_rows)) for line in lines)
         urgent = [line for line in lines if line.due and line.due[0][0] <= horizon]
         if urgent and self._hurried < _URGENT_IN_A_ROW:
             self._hurried += 1
-            return min(urgent, key=lambda line: line.due[0][0] - line.estimate(line.stage.max_rows))
+            return min(urgent, key=lambda line: line.due[0][0] - line.estimate(line.most_rows))
         self._hurried = 0
         return min(lines, key=lambda line: line.served)
 
     def _slices(self, line: _Line, now: float, failed: Failures) -> list[Slice]:
         """Rows for one batch, taken; empty if all that waited was late."""
-        room = line.stage.max_rows
+        room = line.most_rows
         slices: list[Slice] = []
         horizon = now + 2 * line.estimate(room)
         while room and line.hurried < _URGENT_IN_A_ROW and line.due and line.due[0][0] <= horizon:

@@ -8,26 +8,34 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor as Pool
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 import msgspec
 import numpy as np
 
-from ganserve.codecs import EncodeOptions, Encoder, Media
+from ganserve.codecs import EncodeOptions, Encoder, Frame, Media, Picture, PictureLimits
+from ganserve.codecs.frame import put_back
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.metrics import Metrics
 from ganserve.serving.executor import Executor
 from ganserve.serving.model import LoadedTask, Model
-from ganserve.serving.plan import Plan
+from ganserve.serving.plan import Plan, known_shapes
 from ganserve.serving.runner import Flow, Piece, Times
+from ganserve.serving.tiles import tiling
 
 SEED = "seed"
 
+T = TypeVar("T")
+Given = TypeVarTuple("Given")
+
 
 class Ask(msgspec.Struct, kw_only=True):
-    """What a caller asks of a task. ``values`` and ``tensors`` hold what was given, a sequence of ``rows`` elements each."""
+    """What a caller asks of a task. ``values`` and ``tensors`` hold what was given, a sequence of ``rows`` elements each.
+
+    An ask with pictures (:class:`ganserve.codecs.GivenImage`) has one row.
+    """
 
     model: Model
     task: LoadedTask
@@ -36,6 +44,8 @@ class Ask(msgspec.Struct, kw_only=True):
     tensors: Mapping[str, np.ndarray]
     returns: tuple[str, ...] = ()
     encode: EncodeOptions = EncodeOptions()
+    seed: int | None = None
+    """What to draw from where the caller gave no seed; None lets each call choose one."""
     caller: Hashable = None
     deadline: float = math.inf
 
@@ -49,11 +59,12 @@ class Result(msgspec.Struct, frozen=True, eq=False):
 
 
 class Workers(msgspec.Struct, frozen=True):
-    """What calls run on: the device's executor, a pool of threads for encoding, the metrics."""
+    """What calls run on: the device's executor, a pool of threads for decoding and encoding, the metrics; and how large a picture may be."""
 
     executor: Executor
     pool: Pool
     metrics: Metrics
+    limits: PictureLimits = PictureLimits()
 
 
 class Call:
@@ -73,20 +84,47 @@ class Call:
         )
         self._refuse_unused()
         self.seeds = self._choose_seeds()
+        self.frames: dict[str, Frame] = {}
+        self.decode_seconds = 0.0
         self.encode_seconds = 0.0
+        self._unread = [source.tensor for source in self.plan.decodes if source.tensor in ask.task.pictures]
+        self._tensors: dict[str, np.ndarray] = dict(ask.tensors)
         self._times = Times()
         self._started = time.monotonic()
+
+    async def read(self) -> None:
+        """Decode the pictures, off the event loop; afterwards ``frames`` tells of each, by its name.
+
+        Raises :class:`QueueFull` before anything is decoded, :class:`InvalidArgument` for a picture that is none or does not fit.
+        """
+        self._workers.executor.check_room(self._ask.rows)
+        if not self._unread:
+            return
+        started = time.monotonic()
+        pictures = await self._in_pool(self._decode_pictures)
+        self.decode_seconds += time.monotonic() - started
+        self._unread = []
+        for name, picture in pictures.items():
+            self._tensors[name] = picture.pixels[None]
+            self.frames[self._ask.task.pictures[name].value] = picture.frame
 
     def most_reply_bytes(self) -> int | None:
         """An upper bound of what all rows take in a reply; None where a size is known only afterwards."""
         total = 512 + len(self._ask.model.name) + sum(len(engine) + 8 for engine in self.plan.engines)
+        total += sum(64 + len(name) for name in self.frames)
+        shapes: Mapping[str, tuple[int | str, ...]] = {
+            name: self._ask.task.tensors[name].shape for name in (self._output, *self._ask.returns)
+        }
+        if any(isinstance(size, str) for shape in shapes.values() for size in shape):
+            shapes = {**shapes, **self._known_shapes()}
         for name in (self._output, *self._ask.returns):
-            shape = self._ask.task.tensors[name].shape
-            if any(isinstance(size, str) for size in shape):
-                return None
+            shape = shapes[name]
             fixed = tuple(size for size in shape if isinstance(size, int))
+            if len(fixed) < len(shape):
+                return None
             if name == self._output:
-                total += self._ask.rows * (64 + self._encoder.most_bytes(fixed, self._options))
+                result = self._shape_put_back(fixed)
+                total += self._ask.rows * (64 + self._encoder.most_bytes(result, self._options))
             if name in self._ask.returns:
                 numbers = math.prod(fixed) * np.dtype(self._ask.task.tensors[name].dtype).itemsize
                 total += self._ask.rows * (64 + len(name) + 10 * len(fixed) + numbers)
@@ -94,9 +132,10 @@ class Call:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds spent so far: in the queue, on the engine, encoding, and in all."""
+        """Seconds spent so far: decoding pictures (where there are any), in the queue, on the engine, encoding, and in all."""
         total = time.monotonic() - self._started
         return {
+            **({"decode": self.decode_seconds} if self.frames else {}),
             "queue": self._times.queue,
             "engine": self._times.engine,
             "encode": self.encode_seconds,
@@ -108,12 +147,19 @@ class Call:
 
         Raises :class:`QueueFull` before anything is decoded, :class:`InvalidArgument` for values that no codec accepts.
         """
+        if self._unread:
+            await self.read()
         self._workers.executor.check_room(self._ask.rows)
+        if self._tensors:
+            self._known_shapes()
+        tensors = {**self._tensors, **self._decode()}
+        names = (self._output, *self._ask.returns)
+        tiles = tiling(self._ask.task, self.plan, tensors, names, self._fields())
         flow = Flow(
             self.plan,
             self._workers.executor,
-            rows=self._ask.rows,
-            tensors={**self._ask.tensors, **self._decode()},
+            rows=self._ask.rows if tiles is None else tiles.grid.tiles,
+            tensors=tensors if tiles is None else await self._in_pool(tiles.rows, tensors),
             seeds=self.seeds,
             times=self._times,
             caller=self._ask.caller,
@@ -122,7 +168,10 @@ class Call:
         ready: dict[int, Result] = {}
         wanted = 0
         try:
-            async for piece in flow.pieces():
+            async for some in flow.pieces():
+                piece = some if tiles is None else await self._in_pool(tiles.add, some, tensors)
+                if piece is None:
+                    continue
                 for result in await self._encode(piece):
                     ready[result.row] = result
                 while wanted in ready:
@@ -131,12 +180,15 @@ class Call:
         finally:
             flow.cancel()
 
+    async def _in_pool(self, work: Callable[[*Given], T], *given: *Given) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers.pool, work, *given)
+
     async def _encode(self, piece: Piece) -> list[Result]:
         started = time.monotonic()
-        if self._encoder.cheap(self._options):
+        if self._encoder.cheap(self._options) and not self.frames:
             media = self._encode_rows(piece)
         else:
-            media = await asyncio.get_running_loop().run_in_executor(self._workers.pool, self._encode_rows, piece)
+            media = await self._in_pool(self._encode_rows, piece)
         self.encode_seconds += time.monotonic() - started
         self._count(piece, media)
         returns = self._ask.returns
@@ -148,10 +200,11 @@ class Call:
     def _encode_rows(self, piece: Piece) -> list[Media]:
         metrics = self._workers.metrics
         observe = metrics.child(metrics.encode_time, self._options.format).observe
+        frame = self._frame()
         made = []
         for row in piece.tensors[self._output]:
             started = time.monotonic()
-            made.append(self._encoder.encode(row, self._options))
+            made.append(self._encoder.encode(row if frame is None else put_back(row, frame), self._options))
             observe(time.monotonic() - started)
         return made
 
@@ -186,13 +239,60 @@ class Call:
             return np.asarray(self._ask.values[SEED], np.uint64)
         # 32 bits: enough that nobody meets another's images, short enough to type again.
         seeds = np.empty((self._ask.rows, 2), np.uint64)
-        seeds[:, 0] = secrets.randbits(32)
+        seeds[:, 0] = secrets.randbits(32) if self._ask.seed is None else self._ask.seed
         seeds[:, 1] = np.arange(self._ask.rows)
         return seeds
+
+    def _decode_pictures(self) -> dict[str, Picture]:
+        metrics = self._workers.metrics
+        read = {}
+        for name in self._unread:
+            decoder = self._ask.task.pictures[name]
+            (given,) = self._ask.values[decoder.value]
+            started = time.monotonic()
+            read[name] = decoder.picture(given, self._workers.limits)
+            metrics.child(metrics.decode_time, given.format or "file").observe(time.monotonic() - started)
+        return read
+
+    def _fields(self) -> dict[str, str]:
+        """What each tensor with a given size is called in a request."""
+        pictures = self._ask.task.pictures
+        return {name: f"tensors[{name}]" for name in self._ask.tensors} | {
+            name: f"images[{decoder.value}]" for name, decoder in pictures.items() if decoder.value in self.frames
+        }
+
+    def _known_shapes(self) -> dict[str, tuple[int, ...]]:
+        given = {name: array.shape[1:] for name, array in self._tensors.items()}
+        return known_shapes(self.plan, given, self._fields())
+
+    def _frame(self) -> Frame | None:
+        """How the result is put back; None where it stays as it is made."""
+        task = self._ask.task
+        if not self.frames or not task.makes_images or task.ruling is None:
+            return None
+        return self.frames.get(task.pictures[task.ruling].value)
+
+    def _shape_put_back(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What :func:`put_back` makes of a result of ``shape``."""
+        frame = self._frame()
+        if frame is None:
+            return shape
+        if frame.size is not None:
+            return (frame.size[1], frame.size[0], *shape[2:])
+        if not frame.cut:
+            return shape
+        # At most: a cut to a box that is scaled along may round up.
+        left, top, right, bottom = frame.box
+        width, height = frame.canvas
+        return (-(-(bottom - top) * shape[0] // height), -(-(right - left) * shape[1] // width), *shape[2:])
 
     def _decode(self) -> dict[str, np.ndarray]:
         values: dict[str, Any] = dict(self._ask.values)
         if self.seeds is not None:
             values[SEED] = self.seeds
         decoders = self._ask.task.decoders
-        return {source.tensor: decoders[source.tensor].decode(values, self._ask.rows) for source in self.plan.decodes}
+        return {
+            source.tensor: decoders[source.tensor].decode(values, self._ask.rows)
+            for source in self.plan.decodes
+            if source.tensor not in self._tensors
+        }

@@ -3,10 +3,14 @@
 The thread asks for its next batch itself, so a device never waits for the event loop. A batch that raises is run again row by
 row: the rows that raise again fail alone. Where batches end faster than the loop can deliver them, it delivers for a few
 milliseconds at a time and looks after its calls in between.
+
+On a single core the two only take turns, so the loop goes first: after a batch it answers the callers and reads what they ask
+next, and all of that meets in one batch, where a thread that did not give way would serve half of the callers at a time.
 """
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -23,6 +27,12 @@ Outcome = tuple[Batch, Arrays | Exception]
 
 DELIVER_SECONDS = 0.005
 """How long the event loop delivers before it does something else."""
+
+QUIET_YIELDS = 8
+"""How often a thread that gives way yields without a new row before it goes on: a call passes several threads before it is one."""
+
+MOST_LOST = 0.05
+"""How much time a thread that gives way may lose to other programs before it goes on, in parts of the batch before."""
 
 
 class Executor:
@@ -47,6 +57,7 @@ class Executor:
         self._idle = False
         self._deliveries: deque[Callable[[], None]] = deque()
         self._delivering = False
+        self._gives_way = device == "cpu" and _has_one_core()
         self._thread = threading.Thread(target=self._work, name=f"executor-{device}", daemon=True)
         self._thread.start()
 
@@ -91,6 +102,8 @@ class Executor:
                 self._hand_over(partial(self._fail, failed))
             if batch is not None:
                 self._hand_over(partial(self._deliver, self._run(batch)))
+                if self._gives_way:
+                    self._give_way(batch)
                 continue
             with self._wake:
                 # Said before the last look at the queue: a job comes in time to be seen, or late enough to wake this thread.
@@ -98,6 +111,17 @@ class Executor:
                 if not self._closing and not self.batcher.waiting:
                     self._wake.wait()
                 self._idle = False
+
+    def _give_way(self, before: Batch) -> None:
+        """Let the other threads run while that brings rows, up to a full batch; where none wants to run, a yield takes no time."""
+        began, used, lost = self.clock(), time.process_time(), 0.0
+        waiting, quiet = self.batcher.waiting, 0
+        while waiting < before.stage.max_rows and quiet < QUIET_YIELDS and lost <= MOST_LOST * before.seconds:
+            os.sched_yield()
+            came = self.batcher.waiting - waiting
+            waiting += came
+            quiet = 0 if came else quiet + 1
+            lost = self.clock() - began - (time.process_time() - used)
 
     def _run(self, batch: Batch) -> Sequence[Outcome]:
         outcome = self._attempt(batch)
@@ -152,3 +176,7 @@ class Executor:
                 job.ended = True
                 self.batcher.cancel(job)
                 job.fail(error)
+
+
+def _has_one_core() -> bool:
+    return hasattr(os, "sched_yield") and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1

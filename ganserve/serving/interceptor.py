@@ -6,10 +6,9 @@ of any other exception it gets an id, under which the log has the traceback.
 
 import asyncio
 import logging
-import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -23,12 +22,8 @@ from grpc_status import rpc_status
 from ganserve.codecs import MOST_VIOLATIONS
 from ganserve.errors import InternalError, InvalidArgument, QueueFull, RequestError, Unavailable
 from ganserve.metrics import Metrics
-from ganserve.v1.generation_pb2 import SampleRequest
 
 log = logging.getLogger(__name__)
-
-FIELDS = {"label": "labels", "format": "output.image_format", "quality": "output.quality"}
-"""Values whose request field has another name."""
 
 LATE_SECONDS = 0.05
 """A caller that goes with less time left has met its deadline: its own clock ends the call before the server's does."""
@@ -53,7 +48,7 @@ def status_of(error: RequestError) -> status_pb2.Status:
     if isinstance(error, InvalidArgument):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(
-                field=_cut(_field(field), _FIELD_BYTES), description=_cut(description, _DESCRIPTION_BYTES)
+                field=_cut(field, _FIELD_BYTES), description=_cut(description, _DESCRIPTION_BYTES)
             )
             for field, description in error.violations[:MOST_VIOLATIONS]
         ]
@@ -91,6 +86,11 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         handler = await continuation(details)
         if handler is None or not details.method.startswith("/ganserve."):
             return handler
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._both_streaming(handler.stream_stream, handler.request_deserializer),
+                response_serializer=handler.response_serializer,
+            )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._streaming(handler.unary_stream, handler.request_deserializer),
@@ -101,7 +101,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             response_serializer=handler.response_serializer,
         )
 
-    # Both parse the request themselves: gRPC would log a traceback for bytes that are none, and call them UNKNOWN.
+    # All parse the request themselves: gRPC would log a traceback for bytes that are none, and call them UNKNOWN.
 
     def _unary(self, inner: Callable[..., Awaitable[Message]], parse: Parse) -> Callable[..., Awaitable[Message]]:
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> Message:
@@ -118,20 +118,31 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return call
 
     def _streaming(self, inner: Callable[..., AsyncGenerator[Message]], parse: Parse) -> Callable[..., Awaitable[None]]:
-        # Writes instead of yielding: gRPC leaves a generator whose caller has gone to the garbage collector.
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> None:
-            watch = self._start()
-            try:
-                self._check_open()
-                async with aclosing(inner(_parsed(parse, data), context)) as replies:
-                    async for reply in replies:
-                        await context.write(reply)
-            except BaseException as error:
-                await self._failed(watch, error, context)
-                raise
-            self._finish(watch, "OK")
+            await self._write(lambda: inner(_parsed(parse, data), context), context)
 
         return call
+
+    def _both_streaming(
+        self, inner: Callable[..., AsyncGenerator[Message]], parse: Parse
+    ) -> Callable[..., Awaitable[None]]:
+        async def call(_: Any, context: grpc.aio.ServicerContext) -> None:
+            await self._write(lambda: inner(_messages(parse, context), context), context)
+
+        return call
+
+    async def _write(self, inner: Callable[[], AsyncGenerator[Message]], context: grpc.aio.ServicerContext) -> None:
+        # Writes instead of yielding: gRPC leaves a generator whose caller has gone to the garbage collector.
+        watch = self._start()
+        try:
+            self._check_open()
+            async with aclosing(inner()) as replies:
+                async for reply in replies:
+                    await context.write(reply)
+        except BaseException as error:
+            await self._failed(watch, error, context)
+            raise
+        self._finish(watch, "OK")
 
     def _check_open(self) -> None:
         if not self.accepting:
@@ -180,6 +191,12 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         await context.abort_with_status(status)
 
 
+async def _messages(parse: Parse, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
+    """The messages of a stream; each is read from the connection when it is asked for, not before."""
+    while (data := await context.read()) is not grpc.aio.EOF:
+        yield _parsed(parse, data)
+
+
 def _parsed(parse: Parse, data: bytes) -> Message:
     try:
         return parse(data)
@@ -194,12 +211,3 @@ def _parsed(parse: Parse, data: bytes) -> Message:
 def _cut(text: str, most: int) -> str:
     data = text.encode("utf-8", "replace")
     return text if len(data) <= most else data[: most - 3].decode("utf-8", "ignore") + "..."
-
-
-def _field(name: str) -> str:
-    """The request's field for the value that ``name`` starts with; values without a field of their own travel in ``numbers``."""
-    base = re.split(r"[\[.]", name, maxsplit=1)[0]
-    field = FIELDS.get(base, base)
-    if field and field.partition(".")[0] not in SampleRequest.DESCRIPTOR.fields_by_name:
-        field = f"numbers[{field}]"
-    return field + name[len(base) :]

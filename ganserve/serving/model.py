@@ -10,7 +10,7 @@ import numpy as np
 
 from ganserve import golden
 from ganserve.bundle import Bundle, ExportedGraph
-from ganserve.codecs import Decoder, Encoder
+from ganserve.codecs import Decoder, Encoder, PictureDecoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
@@ -50,12 +50,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadedTask(msgspec.Struct, frozen=True, eq=False):
-    """A task with its codecs, and every tensor it names."""
+    """A task with its codecs, and every tensor it names. ``pictures`` are those decoders that read pictures, by their tensors."""
 
     task: Task
     tensors: Mapping[str, Tensor]
     decoders: Mapping[str, Decoder]
     encoder: Encoder
+    pictures: Mapping[str, PictureDecoder] = {}
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether the result is a picture."""
+        return self.task.output.codec != "array"
+
+    @property
+    def ruling(self) -> str | None:
+        """The tensor of the picture whose size rules the result's: the one called ``image``, else the first; None without any."""
+        first = next(iter(self.pictures), None)
+        return next((name for name, decoder in self.pictures.items() if decoder.value == "image"), first)
 
 
 class Model:
@@ -98,6 +110,7 @@ class Model:
                 given=given,
                 decodable=makes,
                 wanted=wanted,
+                max_pixels={name: decoder.max_pixels for name, decoder in self.tasks[task.name].pictures.items()},
             )
             while len(self._plans) >= _MAX_PLANS:
                 del self._plans[next(iter(self._plans))]
@@ -168,7 +181,12 @@ def _load_session(
 
 
 def _warm(bundle: Bundle, graph: ExportedGraph, session: Session, max_rows: int) -> None:
-    """Run every batch size that an engine may compile for, so that no caller waits for a compiler."""
+    """Run every batch size that an engine may compile for, so that no caller waits for a compiler.
+
+    A graph of free sizes is compiled for all of them at once, and the golden rows have run already.
+    """
+    if any(isinstance(size, str) for tensor in graph.inputs for size in tensor.shape):
+        return
     rows = golden.inputs(bundle, graph)
     size = 1
     while size < 2 * max_rows:
@@ -192,4 +210,5 @@ def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
     if codec.encode is None:
         raise BundleError(f"codec {codec.name!r} makes no media, but the output of task {task.name!r} asks it to")
     encoder = resolve(codec.encode)(task.output, tensors[task.output.tensor])
-    return LoadedTask(task, tensors, decoders, encoder)
+    pictures = {name: decoder for name, decoder in decoders.items() if isinstance(decoder, PictureDecoder)}
+    return LoadedTask(task, tensors, decoders, encoder, pictures)

@@ -4,7 +4,9 @@ Requests that give the same tensors and values and want the same tensors share o
 which their rows meet.
 """
 
+import math
 from collections.abc import Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias
 
 import msgspec
@@ -35,7 +37,10 @@ class GraphRun(msgspec.Struct, frozen=True, eq=False):
 
 
 class Stage(msgspec.Struct, frozen=True, eq=False):
-    """Graphs that run as one batch on one engine; between them the tensors stay where the engine has them."""
+    """Graphs that run as one batch on one engine; between them the tensors stay where the engine has them.
+
+    ``max_pixels`` are the most pixels that the pictures of one batch have together, by their tensor.
+    """
 
     model: str
     engine: str
@@ -43,6 +48,12 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
     runs: tuple[GraphRun, ...]
     reads: tuple[str, ...]
     gives: tuple[str, ...]
+    max_pixels: Mapping[str, int] = {}
+
+    def most_rows(self, feeds: Arrays) -> int:
+        """The most rows of one batch of such ``feeds``: fewer than ``max_rows`` where each is a large picture, but one."""
+        areas = {name: math.prod(feeds[name].shape[1:3]) for name in self.max_pixels}
+        return max(1, min([self.max_rows, *(most // areas[name] for name, most in self.max_pixels.items())]))
 
     def run(self, feeds: Arrays) -> Arrays:
         """Run the graphs on ``feeds`` (every tensor of ``reads``, rows first) and fetch the tensors of ``gives``."""
@@ -137,10 +148,11 @@ def make_plan(
     given: frozenset[str],
     decodable: frozenset[str],
     wanted: frozenset[str],
+    max_pixels: Mapping[str, int] = MappingProxyType({}),
 ) -> Plan:
     """The plan for a request that gives the tensors ``given``, and values to decode ``decodable`` from, and wants ``wanted``.
 
-    Raises :class:`InvalidArgument` where a wanted tensor cannot be made from what is given, naming what is missing.
+    ``max_pixels`` bounds the pictures of a batch, by tensor. Raises :class:`InvalidArgument` where a wanted tensor cannot be made from what is given, naming what is missing.
     """
     search = _Search(task, graphs, given, decodable)
     for name in sorted(wanted):
@@ -152,12 +164,52 @@ def make_plan(
     ways = [graphs[step.graph] for step in search.steps]
     return Plan(
         decodes=decodes,
-        segments=tuple(_segments(search.steps, graphs, model, max_rows, wanted, search.origin)),
+        segments=tuple(_segments(search.steps, graphs, model, max_rows, max_pixels, wanted, search.origin)),
         reads=frozenset(reads),
         uses=frozenset(search.uses),
         engines=tuple(loaded.engine for loaded in ways),
         bit_exact=all(loaded.session.batch_invariant for loaded in ways),
     )
+
+
+def known_shapes(
+    plan: Plan, given: Mapping[str, tuple[int, ...]], fields: Mapping[str, str]
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of one row that are known before ``plan`` runs: those ``given``, and what follows from them graph by graph.
+
+    Free sizes to which a graph gives one name are equal; :class:`InvalidArgument` for tensors whose are not, by their ``fields``.
+    """
+    shapes = dict(given)
+    for graph, reads, makes in _signatures(plan):
+        sizes: dict[str, tuple[int, str]] = {}
+        for port, name in reads.items():
+            for want, have in zip(graph.input(port).shape, shapes.get(name, ()), strict=False):
+                size, other = sizes.setdefault(want, (have, name)) if isinstance(want, str) else (have, name)
+                if size != have:
+                    raise InvalidArgument.of(
+                        fields.get(name, f"tensors[{name}]"),
+                        f"its {want} is {have} and that of {other!r} is {size}; give both one size",
+                    )
+        for port, name in makes.items():
+            declared = graph.output(port).shape
+            shape = [
+                size if isinstance(size, int) else sizes[size][0]
+                for size in declared
+                if size in sizes or isinstance(size, int)
+            ]
+            if len(shape) == len(declared):
+                shapes[name] = tuple(shape)
+    return shapes
+
+
+def _signatures(plan: Plan) -> Iterable[tuple[Graph, Mapping[str, str], Mapping[str, str]]]:
+    """Each graph of ``plan`` in order, with the tensors that it reads and makes by its ports."""
+    for segment in plan.segments:
+        if isinstance(segment, LoopSegment):
+            yield segment.graph, segment.loop.reads(segment.graph), segment.outputs
+        else:
+            for run in segment.runs:
+                yield run.loaded.graph, run.inputs, run.outputs
 
 
 class _Search:
@@ -238,6 +290,7 @@ def _segments(
     graphs: Mapping[str, LoadedGraph],
     model: str,
     max_rows: int,
+    max_pixels: Mapping[str, int],
     wanted: frozenset[str],
     origin: Mapping[str, int],
 ) -> Iterable[Segment]:
@@ -257,7 +310,7 @@ def _segments(
             or graphs[follower.graph].engine != loaded.engine
             or not (loaded.graph.batchable and graphs[follower.graph].graph.batchable)
         ):
-            yield _stage(group, graphs, model, max_rows, _needed(later, graphs) | wanted, origin)
+            yield _stage(group, graphs, model, max_rows, max_pixels, _needed(later, graphs) | wanted, origin)
             group = []
 
 
@@ -266,6 +319,7 @@ def _stage(
     graphs: Mapping[str, LoadedGraph],
     model: str,
     max_rows: int,
+    max_pixels: Mapping[str, int],
     needed: set[str] | frozenset[str],
     origin: Mapping[str, int],
 ) -> Stage:
@@ -286,6 +340,7 @@ def _stage(
         tuple(runs),
         tuple(reads),
         tuple(name for name in dict.fromkeys(made) if name in needed),
+        {name: most for name, most in max_pixels.items() if name in reads},
     )
 
 

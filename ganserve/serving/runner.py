@@ -78,26 +78,35 @@ class Flow:
         """
         self._times = times
         self._plan, self._executor, self._rows = plan, executor, rows
+        self._missing = rows
         self._seeds, self._caller, self._deadline = seeds, caller, deadline
         self._tensors = tensors
         self._finished: deque[Piece | Exception] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._jobs: set[Job] = set()
 
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Start, and give the finished rows as they come, in any order, with the plan's wanted tensors."""
+    def pieces(self) -> AsyncIterator[Piece]:
+        """Start, and give the finished rows as they come, in any order, with the plan's wanted tensors; once only."""
         self._advance(Piece(np.arange(self._rows), self._tensors), 0, admitted=False)
-        missing = self._rows
-        while missing:
-            if not self._finished:
-                self._arrival = asyncio.get_running_loop().create_future()
-                await self._arrival
-            piece = self._finished.popleft()
-            if isinstance(piece, Exception):
-                self.cancel()
-                raise piece
-            missing -= len(piece.rows)
-            yield piece
+        return self
+
+    # An iterator, since an event loop keeps account of every generator, which costs a small call more than all of this does.
+
+    def __aiter__(self) -> "Flow":
+        return self
+
+    async def __anext__(self) -> Piece:
+        if not self._missing:
+            raise StopAsyncIteration
+        if not self._finished:
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        piece = self._finished.popleft()
+        if isinstance(piece, Exception):
+            self.cancel()
+            raise piece
+        self._missing -= len(piece.rows)
+        return piece
 
     def cancel(self) -> None:
         """Drop every row that still waits."""
@@ -167,6 +176,7 @@ class Flow:
             deliver=delivered,
             fail=self._finish,
             deadline=self._deadline,
+            most_rows=stage.most_rows(feeds),
         )
         self._executor.submit(job, admitted=admitted)
         self._jobs.add(job)

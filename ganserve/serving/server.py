@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from ganserve.codecs import PictureLimits
 from ganserve.errors import GanserveError
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
@@ -55,8 +56,14 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The most rows of one request."""
     queue_rows: int = 4096
     """The most rows that wait; beyond it calls are refused with RESOURCE_EXHAUSTED."""
-    max_request_bytes: int = 4 << 20
+    max_request_bytes: int = 64 << 20
+    """The largest request; a picture of 3840x2160 pixels takes up to 25 MB as PNG."""
+    max_picture_pixels: int = 64 << 20
+    """The most pixels of one picture in a request."""
+    stream_frames: int = 8
+    """The most frames of one TranslateStream that are read and not answered."""
     encode_threads: int = os.cpu_count() or 1
+    """Threads that decode and encode pictures."""
     grace: float = 20.0
     """Seconds that running calls get to finish after SIGTERM."""
 
@@ -136,9 +143,11 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         pool = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, "encode"))
         executor = Executor(batcher, metrics, device=settings.models.device)
         stack.push_async_callback(executor.close)
-        workers = Workers(executor, pool, metrics)
+        limits = PictureLimits(pixels=settings.max_picture_pixels, bytes=settings.max_request_bytes)
+        workers = Workers(executor, pool, metrics, limits)
         max_rows = min(settings.max_rows, settings.queue_rows)
-        generation_pb2_grpc.add_GenerationServicer_to_server(Generation(repository, workers, max_rows), grpc_server)
+        generation = Generation(repository, workers, max_rows, settings.stream_frames)
+        generation_pb2_grpc.add_GenerationServicer_to_server(generation, grpc_server)
         models_pb2_grpc.add_ModelsServicer_to_server(Models(repository), grpc_server)
         health_pb2_grpc.add_HealthServicer_to_server(server.health, grpc_server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), grpc_server)

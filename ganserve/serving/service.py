@@ -1,67 +1,137 @@
 """The gRPC services: messages in, messages out. What happens between is :mod:`ganserve.serving.call`'s."""
 
-from collections.abc import AsyncGenerator
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import grpc
 
 from ganserve.errors import InvalidArgument
-from ganserve.serving.call import Call, Workers
+from ganserve.serving.call import Ask, Call, Workers
+from ganserve.serving.frames import in_order
 from ganserve.serving.interceptor import note_target
 from ganserve.serving.model import LoadedTask, Model
 from ganserve.serving.repository import Repository
-from ganserve.serving.wire import ask_of, description_of, sample_of, served_of, summary_of
+from ganserve.serving.wire import (
+    ask_of,
+    description_of,
+    sample_field,
+    sample_of,
+    served_of,
+    summary_of,
+    told_by,
+)
+from ganserve.serving.wire_translate import Images, ask_of_translate, frame_field, translate_field, translation_of
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc
 
 DEFAULT_REPLY_BYTES = 4 << 20
 """The most bytes of a unary reply whose caller named no bound: what gRPC clients accept by default."""
 
+SMALLER = "send a smaller picture, or ask for a smaller format"
+
 
 class Generation(generation_pb2_grpc.GenerationServicer):
     """The rpcs that make media."""
 
-    def __init__(self, repository: Repository, workers: Workers, max_rows: int) -> None:
-        self._repository, self._workers, self._max_rows = repository, workers, max_rows
+    def __init__(self, repository: Repository, workers: Workers, max_rows: int, stream_frames: int) -> None:
+        self._repository, self._workers = repository, workers
+        self._max_rows, self._stream_frames = max_rows, stream_frames
 
     async def Sample(self, request: pb.SampleRequest, context: grpc.aio.ServicerContext) -> pb.SampleResponse:  # noqa: N802
         """All rows in one message."""
-        model, call = self._call(request, context)
-        accepted = request.max_reply_bytes or DEFAULT_REPLY_BYTES
-        if (most := call.most_reply_bytes()) is not None and most > accepted:
-            raise InvalidArgument.of(
-                "max_reply_bytes",
-                f"the reply may take {most} bytes and {accepted} are accepted; raise max_reply_bytes, ask for fewer rows, "
-                "or call SampleStream, which sends one message a row",
-            )
-        async with aclosing(call.results()) as results:
-            samples = [sample_of(result, call) async for result in results]
+        model, call = self._sample(request, context)
+        instead = "ask for fewer rows, or call SampleStream, which sends one message a row"
+        _check_reply(call.most_reply_bytes(), request.max_reply_bytes, instead)
+        with told_by(sample_field):
+            async with aclosing(call.results()) as results:
+                samples = [sample_of(result, call) async for result in results]
         return pb.SampleResponse(samples=samples, served=served_of(model, call))
 
     async def SampleStream(  # noqa: N802
         self, request: pb.SampleStreamRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.SampleStreamResponse]:
         """One message a row, in order."""
-        model, call = self._call(request.sample, context)
-        async with aclosing(call.results()) as results:
-            async for result in results:
-                yield pb.SampleStreamResponse(sample=sample_of(result, call), served=served_of(model, call))
+        model, call = self._sample(request.sample, context)
+        with told_by(sample_field):
+            async with aclosing(call.results()) as results:
+                async for result in results:
+                    yield pb.SampleStreamResponse(sample=sample_of(result, call), served=served_of(model, call))
 
-    def _call(self, request: pb.SampleRequest, context: grpc.aio.ServicerContext) -> tuple[Model, Call]:
-        model, task = self._target(request)
+    async def Translate(  # noqa: N802
+        self, request: pb.TranslateRequest, context: grpc.aio.ServicerContext
+    ) -> pb.TranslateResponse:
+        """One result from one request's pictures."""
+        model, task = self._target(request, "translate")
+        ask = ask_of_translate(request, request.images, model, task)
+        self._admit(ask, context)
+        call, translation = await self._translate(ask, request.max_reply_bytes or DEFAULT_REPLY_BYTES)
+        reply = pb.TranslateResponse(translation=translation, served=served_of(model, call))
+        # Where a result's size was not known before.
+        _check_reply(reply.ByteSize(), request.max_reply_bytes, SMALLER)
+        return reply
+
+    async def TranslateStream(  # noqa: N802
+        self, requests: AsyncIterator[pb.TranslateStreamRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[pb.TranslateStreamResponse]:
+        """One message a frame, in order, while more come in."""
+        first = await anext(requests, None)
+        if first is None:
+            return
+        if not first.HasField("settings"):
+            raise InvalidArgument.of("settings", "missing; the first message of a stream carries them")
+        settings = first.settings
+        model, task = self._target(settings, "translate")
+        seed = secrets.randbits(32)
+
+        async def answer(frame: tuple[int, Images]) -> pb.TranslateStreamResponse:
+            number, own = frame
+            with told_by(frame_field(number, settings, own)):
+                ask = ask_of_translate(settings, {**settings.images, **own}, model, task)
+                self._admit(ask, context)
+                # All frames share a seed, the caller's or this one: noise must not flicker.
+                ask.seed = seed
+                call, translation = await self._translate(ask)
+            return pb.TranslateStreamResponse(frame=number, translation=translation, served=served_of(model, call))
+
+        held = self._workers.metrics.stream_frames
+        async with aclosing(
+            in_order(_frames(first, requests), answer, window=self._stream_frames, held=held)
+        ) as answers:
+            async for one in answers:
+                yield one
+
+    def _sample(self, request: pb.SampleRequest, context: grpc.aio.ServicerContext) -> tuple[Model, Call]:
+        model, task = self._target(request, "sample")
         ask = ask_of(request, model, task, self._max_rows)
+        self._admit(ask, context)
+        with told_by(sample_field):
+            return model, Call(ask, self._workers)
+
+    async def _translate(self, ask: Ask, accepted: int | None = None) -> tuple[Call, pb.Translation]:
+        with told_by(translate_field(ask.task)):
+            call = Call(ask, self._workers)
+            await call.read()
+        if accepted is not None:
+            _check_reply(call.most_reply_bytes(), accepted, SMALLER)
+        with told_by(translate_field(ask.task)):
+            async with aclosing(call.results()) as results:
+                (translation,) = [translation_of(result, call) async for result in results]
+        return call, translation
+
+    def _admit(self, ask: Ask, context: grpc.aio.ServicerContext) -> None:
+        """Say who asks, and until when."""
         ask.caller = context.peer()
         if (remaining := context.time_remaining()) is not None:
             ask.deadline = self._workers.executor.clock() + remaining
-        return model, Call(ask, self._workers)
 
-    def _target(self, request: pb.SampleRequest) -> tuple[Model, LoadedTask]:
+    def _target(self, request: pb.SampleRequest | pb.TranslateRequest, kind: str) -> tuple[Model, LoadedTask]:
         if not request.model:
             raise InvalidArgument.of("model", "empty; give a name that Models.List lists")
         if request.version < 0:
             raise InvalidArgument.of("version", f"{request.version}; expected 1 or more, or 0 for the latest")
         model = self._repository.get(request.model, request.version)
-        task = model.task(request.task, "sample")
+        task = model.task(request.task, kind)
         note_target(model.name, task.task.name)
         return model, task
 
@@ -81,3 +151,29 @@ class Models(models_pb2_grpc.ModelsServicer):
         model = self._repository.get(request.model, request.version)
         note_target(model.name, "")
         return description_of(self._repository.entry(model), model)
+
+
+def _check_reply(most: int | None, accepted: int, instead: str) -> None:
+    accepted = accepted or DEFAULT_REPLY_BYTES
+    if most is not None and most > accepted:
+        raise InvalidArgument.of(
+            "max_reply_bytes",
+            f"the reply may take {most} bytes and {accepted} are accepted; raise max_reply_bytes, {instead}",
+        )
+
+
+async def _frames(
+    first: pb.TranslateStreamRequest, requests: AsyncIterator[pb.TranslateStreamRequest]
+) -> AsyncGenerator[tuple[int, Images]]:
+    """The pictures of each frame, with its number."""
+    number = 0
+    if first.images:
+        yield number, first.images
+        number += 1
+    async for request in requests:
+        if request.HasField("settings"):
+            raise InvalidArgument.of(
+                f"frames[{number}].settings", "given before; one stream has one, so open another stream for others"
+            )
+        yield number, request.images
+        number += 1

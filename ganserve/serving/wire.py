@@ -1,8 +1,12 @@
-"""Protobuf messages ↔ the values of :mod:`ganserve.serving.call`. No other room but the service's reads or writes one."""
+"""Protobuf messages ↔ the values of :mod:`ganserve.serving.call`, where every rpc has them alike, and those of Sample.
 
+No room but this, :mod:`ganserve.serving.wire_translate` and the service's reads or writes a message.
+"""
+
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -46,13 +50,26 @@ _STATES = {
 
 MAX_UINT64 = 2**64 - 1
 
+OWN_FIELDS = (SEED, "label", "truncation")
+"""Values that have a field of their own in every request; numbers of other names travel in ``numbers``."""
 
-def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: int) -> Ask:
-    """The request as an :class:`Ask`; :class:`InvalidArgument` lists every field that is wrong in form, not only the first."""
-    wrong: list[Violation] = []
+OUTPUT_FIELDS = {"format": "output.image_format", "quality": "output.quality"}
+"""The fields of output options, by what encoders call them."""
+
+_SAMPLE_FIELDS = {"seed": "seed", "label": "labels", "truncation": "truncation", **OUTPUT_FIELDS}
+
+
+class Common(msgspec.Struct, frozen=True, eq=False):
+    """What requests of every kind carry alike."""
+
+    tensors: Mapping[str, np.ndarray]
+    returns: tuple[str, ...]
+    encode: EncodeOptions
+
+
+def common_of(request: pb.SampleRequest | pb.TranslateRequest, task: LoadedTask, wrong: list[Violation]) -> Common:
+    """Tensors, names and output options of ``request``; what is wrong with them is added to ``wrong``."""
     tensors = _tensors(request, task, wrong)
-    rows = _rows(request, tensors, max_rows, wrong)
-    values = _values(request, rows, wrong) if rows else {}
     returns = tuple(dict.fromkeys(request.return_tensors))
     wrong += [
         Violation(
@@ -62,14 +79,37 @@ def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: 
         for name in returns
         if name not in task.tensors
     ]
-    if request.output.image_format not in FORMATS:
-        wrong.append(
-            Violation("output.image_format", f"{request.output.image_format} is unknown; expected 0 to {max(FORMATS)}")
-        )
-    if request.output.image_format and task.task.output.codec == "array":
+    number = request.output.image_format
+    if number not in FORMATS:
+        wrong.append(Violation("output.image_format", f"{number} is unknown; expected 0 to {max(FORMATS)}"))
+    if number and not task.makes_images:
         wrong.append(
             Violation("output.image_format", f"task {task.task.name!r} makes no images; its arrays come as NPY")
         )
+    return Common(tensors, returns, EncodeOptions(format=FORMATS.get(number, ""), quality=request.output.quality))
+
+
+@contextlib.contextmanager
+def told_by(field: Callable[[str], str]) -> Iterator[None]:
+    """Refusals inside, which name values (label[3]), leave naming what ``field`` makes of those names: fields of the request."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise InvalidArgument([Violation(field(name), text) for name, text in error.violations]) from error
+
+
+def sample_field(name: str) -> str:
+    """The field of a SampleRequest for ``name``: ``tensors[z]``, or a value with or without its row, such as ``label[3]``."""
+    base, bracket, row = name.partition("[")
+    return name if base == "tensors" else _SAMPLE_FIELDS.get(base, f"numbers[{base}]") + bracket + row
+
+
+def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: int) -> Ask:
+    """The request as an :class:`Ask`; :class:`InvalidArgument` lists every field that is wrong in form, not only the first."""
+    wrong: list[Violation] = []
+    common = common_of(request, task, wrong)
+    rows = _rows(request, common.tensors, max_rows, wrong)
+    values = _values(request, rows, wrong) if rows else {}
     if wrong:
         raise InvalidArgument(wrong)
     return Ask(
@@ -77,21 +117,27 @@ def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: 
         task=task,
         rows=rows,
         values=values,
-        tensors={name: _fill(array, rows) for name, array in tensors.items()},
-        returns=returns,
-        encode=EncodeOptions(format=FORMATS[request.output.image_format], quality=request.output.quality),
+        tensors={name: _fill(array, rows) for name, array in common.tensors.items()},
+        returns=common.returns,
+        encode=common.encode,
     )
 
 
 def sample_of(result: Result, call: Call) -> pb.Sample:
     """A finished row as a message."""
-    sample = pb.Sample(media=_media(result.media))
+    sample = pb.Sample()
+    fill(sample, result, call)
+    return sample
+
+
+def fill(message: pb.Sample | pb.Translation, result: Result, call: Call) -> None:
+    """Write what a row of any rpc has into ``message``."""
+    message.media.CopyFrom(_media(result.media))
     if call.seeds is not None:
         seed, index = call.seeds[result.row]
-        sample.seed.seed, sample.seed.index = int(seed), int(index)
+        message.seed.seed, message.seed.index = int(seed), int(index)
     for name, array in result.tensors.items():
-        sample.tensors[name].CopyFrom(tensor_message(array))
-    return sample
+        message.tensors[name].CopyFrom(tensor_message(array))
 
 
 def served_of(model: Model, call: Call) -> pb.Served:
@@ -186,12 +232,12 @@ def _values(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> dic
     if (seeds := _seeds(request, rows, wrong)) is not None:
         values[SEED] = seeds
     if request.labels:
-        labels = [_label(label, position, wrong) for position, label in enumerate(request.labels)]
+        labels = [label_of(label, f"labels[{position}]", wrong) for position, label in enumerate(request.labels)]
         values["label"] = _spread("labels", labels, rows, wrong)
     if request.truncation:
         values["truncation"] = _spread("truncation", request.truncation, rows, wrong)
     for name, numbers in request.numbers.items():
-        if name in (SEED, "label", "truncation"):
+        if name in OWN_FIELDS:
             wrong.append(Violation(f"numbers[{name}]", f"{name} has a field of its own"))
         else:
             values[name] = _spread(f"numbers[{name}]", numbers.values, rows, wrong)
@@ -216,14 +262,15 @@ def _seeds(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> np.n
     return None
 
 
-def _label(label: pb.Label, position: int, wrong: list[Violation]) -> int | str:
+def label_of(label: pb.Label, field: str, wrong: list[Violation]) -> int | str:
+    """The index or name that ``label``, in ``field`` of the request, holds."""
     match label.WhichOneof("label"):
         case "index":
             return label.index
         case "name":
             return label.name
         case _:
-            wrong.append(Violation(f"labels[{position}]", "empty; give an index or a name"))
+            wrong.append(Violation(field, "empty; give an index or a name"))
             return 0
 
 
@@ -234,7 +281,9 @@ def _spread(field: str, given: Sequence[Any], rows: int, wrong: list[Violation])
     return list(given) * rows if len(given) == 1 else list(given)
 
 
-def _tensors(request: pb.SampleRequest, task: LoadedTask, wrong: list[Violation]) -> dict[str, np.ndarray]:
+def _tensors(
+    request: pb.SampleRequest | pb.TranslateRequest, task: LoadedTask, wrong: list[Violation]
+) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for name, message in request.tensors.items():
         field = f"tensors[{name}]"

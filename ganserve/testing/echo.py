@@ -7,6 +7,17 @@ Everything it makes can be said by hand (:func:`image_of`). Tasks:
 - ``settle``: a loop that ends by itself, row by row: x halves until every |x| is below 0.1.
 - ``alone``: ``synthesis`` declared unbatchable.
 - ``fragile``: a graph that fails on rows whose ``hurt`` is not 0, so that one row can break its batch.
+
+Its translate tasks, which take pictures of any size unless told otherwise (:mod:`ganserve.testing.echo_pictures` has the graphs):
+
+- ``negative``: 255 less a 3x3 blur: an output pixel depends on its neighbours alone, so pictures run in tiles.
+- ``negative-alone``: the same graph declared unbatchable.
+- ``global``: every pixel less the picture's mean: no tiles.
+- ``blend``: two pictures, ``image`` and ``reference``, mixed by ``weight`` (a number, 0.5 by default).
+- ``noisy``: the picture, each channel shifted by noise from the seed.
+- ``double``: every pixel four times, in twice the width and height.
+- ``fixed``: ``negative`` of 16x16 pixels.
+- ``measure``: the picture's mean colour, which is no picture.
 """
 
 from collections.abc import Sequence
@@ -19,6 +30,7 @@ from onnx import helper, numpy_helper
 from ganserve.bundle import ExportedGraph, File, Golden, Manifest, digest, write_manifest
 from ganserve.codecs.seeds import draw
 from ganserve.spec import Graph, Input, Loop, Noise, Output, Step, Task, Tensor
+from ganserve.testing.echo_pictures import PICTURE_BODIES, PICTURE_GRAPHS, PICTURE_TASKS, picture_golden
 
 LABELS = ("circle", "square", "star")
 SIZE = 4
@@ -47,6 +59,7 @@ def write_bundle(folder: Path, *, name: str = "echo", version: int = 1) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     bodies = {"mapping": _mapping(), "synthesis": _synthesis(), "alone": _synthesis()}
     bodies |= {"walk": _walk(), "settle": _settle(), "fragile": _fragile()}
+    bodies |= {name: body() for name, body in PICTURE_BODIES.items()}
     graphs = _graphs()
     for graph in graphs:
         onnx.save(_model(graph, bodies[graph.name]), folder / graph.file)
@@ -81,6 +94,7 @@ def _graphs() -> tuple[ExportedGraph, ...]:
         _exported(Graph(name="walk", inputs=(_X, noise, step), outputs=(after, Tensor(name="count", dtype="int64")))),
         _exported(Graph(name="settle", inputs=(_X,), outputs=(after, done))),
         _exported(Graph(name="fragile", inputs=(_W, _HURT), outputs=(_IMAGE,))),
+        *(_exported(graph) for graph in PICTURE_GRAPHS),
     )
 
 
@@ -115,6 +129,7 @@ def _tasks() -> tuple[Task, ...]:
         Task(name="settle", kind="sample", inputs=(z,), steps=(settle, show), output=image),
         Task(name="alone", kind="sample", inputs=(z, label), steps=(w, Step(graph="alone")), output=image),
         Task(name="fragile", kind="sample", inputs=(z, label, hurt), steps=(w, Step(graph="fragile")), output=image),
+        *PICTURE_TASKS,
     )
 
 
@@ -124,6 +139,7 @@ def _exported(graph: Graph) -> ExportedGraph:
         inputs=graph.inputs,
         outputs=graph.outputs,
         batchable=graph.batchable,
+        radius=graph.radius,
         file=f"{graph.name}.onnx",
         opset=OPSET,
         flops=0,
@@ -142,7 +158,7 @@ def _golden_arrays(rows: int) -> dict[str, np.ndarray]:
     step = np.zeros(rows, np.int64)
     arrays |= {"walk.x": z, "walk.noise": w, "walk.step": step, "walk.next": half + w, "walk.count": step + 1}
     arrays |= {"settle.x": z, "settle.next": half, "settle.done": np.abs(half).max(axis=1) < 0.1}
-    return arrays | {"fragile.w": w, "fragile.hurt": step, "fragile.image": image_of(w)}
+    return arrays | {"fragile.w": w, "fragile.hurt": step, "fragile.image": image_of(w)} | picture_golden(seeds)
 
 
 def _model(graph: Graph, body: tuple[Sequence[onnx.NodeProto], Sequence[onnx.TensorProto]]) -> onnx.ModelProto:

@@ -21,6 +21,9 @@ Load = Callable[[TinyGraph], Session]
 
 BATCHES = (1, 2, 3, 8)
 
+SIDES = ((8, 12), (12, 8), (2, 2), (26, 34), (8, 12))
+"""(height, width) of pictures that one session runs, in this order."""
+
 
 class EngineConformance:
     """What any engine promises, as tests. They are skipped, with the engine's own reason, where it cannot run."""
@@ -68,6 +71,13 @@ class EngineConformance:
             assert back.dtype == array.dtype
             np.testing.assert_array_equal(back, array)
 
+    def test_an_array_that_may_not_be_written_to_is_read_all_the_same(self, load: Load, tmp_path: Path) -> None:
+        """A caller's bytes are such an array."""
+        tiny = graphs.mapping(tmp_path)
+        z = tiny.inputs["z"]
+        theirs = np.frombuffer(z.tobytes(), z.dtype).reshape(z.shape)
+        self._close(_run(load(tiny), tiny, {"z": theirs}), tiny.expected())
+
     def test_every_dtype_goes_in_and_comes_out(self, load: Load, tmp_path: Path) -> None:
         """float32, uint8, int64 and bool are inputs and outputs alike."""
         tiny = graphs.types(tmp_path)
@@ -98,6 +108,36 @@ class EngineConformance:
         forth = _run(session, tiny, tiny.inputs)
         back = _run(session, tiny, {name: array[::-1] for name, array in tiny.inputs.items()})
         self._close({name: array[::-1] for name, array in back.items()}, forth)
+
+    def test_free_sizes_give_the_reference_numbers_at_every_size(self, load: Load, tmp_path: Path) -> None:
+        """One session runs pictures of several sizes, of one row and of more, and each row is that of its single."""
+        session = load(graphs.translation(tmp_path))
+        for height, width in SIDES:
+            tiny = graphs.translation(tmp_path, 3, height, width)
+            whole = _run(session, tiny, tiny.inputs)
+            self._close(whole, tiny.expected())
+            for row in range(3):
+                alone = _run(session, tiny, tiny.rows(row, row + 1))
+                self._close(alone, {name: array[row : row + 1] for name, array in whole.items()})
+                if session.batch_invariant:
+                    for name, array in alone.items():
+                        np.testing.assert_array_equal(array[0], whole[name][row])
+
+    def test_threads_run_pictures_of_different_sizes(self, load: Load, tmp_path: Path) -> None:
+        """Four threads on one session, each with sizes of its own."""
+        pictures = [graphs.translation(tmp_path, rows, *sides) for rows in (1, 2, 3) for sides in SIDES]
+        session = load(pictures[0])
+        alone = [_run(session, tiny, tiny.inputs) for tiny in pictures]
+        with ThreadPoolExecutor(4) as threads:
+            together = list(threads.map(lambda tiny: _run(session, tiny, tiny.inputs), pictures * 5))
+        for found, want in zip(together, alone * 5, strict=True):
+            self._close(found, want)
+
+    def test_a_picture_with_other_channels_is_refused(self, load: Load, tmp_path: Path) -> None:
+        """Free sizes free nothing else."""
+        session = load(graphs.translation(tmp_path))
+        with pytest.raises(EngineError, match="translation"):
+            session.run({"picture": session.upload(np.zeros((1, 8, 8, 4), np.uint8))}, ["image"])
 
     def test_only_the_outputs_asked_for_come_back(self, load: Load, tmp_path: Path) -> None:
         """An output that nobody needs stays away."""

@@ -9,21 +9,27 @@ The family is driven as its users drive it: `ganserve train` and `ganserve expor
 and a client on the bundle. Needs the trainers and pytest.
 """
 
+import io
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ganserve import golden
-from ganserve.bundle import Bundle, read
-from ganserve.client import Client
+from ganserve.bundle import Bundle, ExportedGraph, read
+from ganserve.client import Client, Translation
+from ganserve.codecs import Decoder, PictureDecoder
 from ganserve.engines import Options, Session
+from ganserve.errors import InvalidArgument
 from ganserve.plugins import installed, resolve
-from ganserve.spec import Family, Graph, Tensor, tensors_of
+from ganserve.spec import Family, Graph, Task, tensors_of
+from ganserve.testing.domains import write_domains
 from ganserve.testing.server import serving
 
 BATCHES = (1, 2, 3, 8)
@@ -34,8 +40,8 @@ class FamilyConformance:
     """Inherit, and set ``family``. The tests share one short training run and the bundle exported from it."""
 
     family: ClassVar[str]
-    data: ClassVar[str] = "digits:"
-    """What ``ganserve train --data`` is given for the tiny preset."""
+    data: ClassVar[str] = ""
+    """What ``ganserve train --data`` is given for the tiny preset: by default digits, or pairs or domains of them, as the preset says."""
     parameters: ClassVar[Mapping[tuple[str, str], int]] = {}
     """(preset, network) → the number of parameters that follows from the paper's tables."""
 
@@ -47,10 +53,19 @@ class FamilyConformance:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def run(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def source(cls, record: Family, tmp_path_factory: pytest.TempPathFactory) -> str:
+        """The data that the tiny preset is trained on."""
+        kind = record.config("tiny").get("data", "images")
+        if cls.data or kind == "images":
+            return cls.data or "digits:"
+        return str(write_domains(tmp_path_factory.mktemp(kind), paired=kind == "pairs"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def run(cls, source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """A run of four steps."""
         folder = tmp_path_factory.mktemp(cls.family) / "four"
-        cls._train(folder, steps=4)
+        cls._train(folder, source, steps=4)
         return folder
 
     @pytest.fixture(scope="class")
@@ -91,11 +106,11 @@ class FamilyConformance:
             count = sum(parameter.numel() for parameter in networks[network].parameters())
             assert count == expected, f"{preset}, {network}: {count} parameters; the paper's tables give {expected}"
 
-    def test_two_steps_and_two_more_equal_four(self, run: Path) -> None:
+    def test_two_steps_and_two_more_equal_four(self, run: Path, source: str) -> None:
         """A run that was stopped and resumed ends with the same bits."""
         folder = run.parent / "two-and-two"
-        self._train(folder, steps=2)
-        self._train(folder, steps=4, resume=True)
+        self._train(folder, source, steps=2)
+        self._train(folder, source, steps=4, resume=True)
         four, resumed = _newest(run), _newest(folder)
         weights = sorted(path.name for path in four.glob("*.safetensors"))
         assert weights, f"{four} holds no weights"
@@ -110,17 +125,18 @@ class FamilyConformance:
         assert bundle.manifest.tasks == spec.tasks
 
     def test_onnx_equals_torch(self, bundle: Bundle) -> None:
-        """On every batch size, within the tolerance that serving allows; the export's own figure is stricter."""
+        """On every batch size and, where sizes are free, at several, within the tolerance of serving; the export's own figure is stricter."""
         for graph in bundle.manifest.graphs:
             assert graph.parity < golden.FP32_FLOAT
             onnx, torch = (_session(bundle, graph, engine) for engine in ("onnxruntime", "torch"))
-            for rows in BATCHES:
-                feeds = _feeds(graph, rows)
-                for output, expected in _run(torch, graph, feeds).items():
-                    found = _run(onnx, graph, feeds)[output].astype(np.float64)
-                    apart = np.abs(found - expected.astype(np.float64)).max()
-                    allowed = 1.0 if expected.dtype == np.uint8 else golden.FP32_FLOAT
-                    assert apart <= allowed, f"{graph.name}.{output} at {rows} rows differs by {apart}"
+            for whole in _feeds(bundle, graph):
+                for rows in BATCHES:
+                    feeds = _rows(whole, 0, rows)
+                    made = _run(onnx, graph, feeds)
+                    for output, expected in _run(torch, graph, feeds).items():
+                        apart = np.abs(made[output].astype(np.float64) - expected.astype(np.float64)).max()
+                        allowed = 1.0 if expected.dtype == np.uint8 else golden.FP32_FLOAT
+                        assert apart <= allowed, f"{graph.name}.{output} {expected.shape} differs by {apart}"
 
     def test_a_batch_equals_its_singles(self, bundle: Bundle) -> None:
         """Bit for bit, on the engine that promises it."""
@@ -128,17 +144,17 @@ class FamilyConformance:
             if not graph.batchable:
                 continue
             session = _session(bundle, graph, "onnxruntime")
-            feeds = _feeds(graph, max(BATCHES))
-            singles = [
-                _run(session, graph, {name: a[i : i + 1] for name, a in feeds.items()}) for i in range(max(BATCHES))
-            ]
-            for rows in BATCHES:
-                for output, array in _run(session, graph, {name: a[:rows] for name, a in feeds.items()}).items():
-                    expected = np.concatenate([single[output] for single in singles[:rows]])
-                    assert np.array_equal(array, expected), f"{graph.name}.{output} depends on its batch of {rows}"
+            for whole in _feeds(bundle, graph):
+                singles = [_run(session, graph, _rows(whole, row, row + 1)) for row in range(max(BATCHES))]
+                for rows in BATCHES:
+                    for output, array in _run(session, graph, _rows(whole, 0, rows)).items():
+                        expected = np.concatenate([single[output] for single in singles[:rows]])
+                        assert np.array_equal(array, expected), (
+                            f"{graph.name}.{output} {array.shape} depends on its batch"
+                        )
 
     def test_tensorrt_builds_it(self, bundle: Bundle, tmp_path: Path) -> None:
-        """A real engine with a dynamic batch, for which no GPU is needed."""
+        """A real engine for any number of rows and all free sizes, for which no GPU is needed."""
         pytest.importorskip(
             "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install 'ganserve[rtx]'"
         )
@@ -150,30 +166,76 @@ class FamilyConformance:
 
     def test_a_call_returns_what_the_spec_declares(self, bundle: Bundle, client: Client) -> None:
         """Sample tasks, through a real server."""
-        for task in bundle.manifest.tasks:
-            if task.kind != "sample":
-                continue
+        for task in _tasks(bundle, "sample"):
             samples = client.sample(self.family, 3, seed=5, task=task.name, format="npy")
-            image = tensors_of({graph.name: graph for graph in bundle.manifest.graphs}, task)[task.output.tensor]
+            image = tensors_of(_graphs(bundle), task)[task.output.tensor]
             for array in samples.arrays():
                 assert image.accepts(array.shape)
                 assert array.dtype == image.dtype
 
     def test_the_same_seed_gives_the_same_bytes(self, bundle: Bundle, client: Client) -> None:
         """Alone, and among others."""
-        for task in bundle.manifest.tasks:
-            if task.kind != "sample":
-                continue
+        for task in _tasks(bundle, "sample"):
             together = client.sample(self.family, 4, seed=5, task=task.name)
             alone = client.sample(self.family, 1, seed=5, first_index=2, task=task.name)
             assert alone[0].data == together[2].data
             assert together[0].data != together[1].data, "two indices of one seed gave one image"
 
+    def test_a_translation_is_what_the_spec_declares(self, bundle: Bundle, client: Client) -> None:
+        """Translate tasks, through a real server: of a picture of the task's own size, and of any where sizes are free."""
+        for task in _tasks(bundle, "translate"):
+            result = tensors_of(_graphs(bundle), task)[task.output.tensor]
+            pictures = _pictures(bundle, task, 1)
+            made = client.translate(self.family, **_given(task, pictures, 0)).array()
+            assert result.accepts(made.shape)
+            assert made.dtype == result.dtype
+            if task.output.codec != "image" or not _takes_any_size(bundle, task):
+                continue
+            height, width = next(iter(pictures.values())).shape[1:3]
+            scale = made.shape[0] // height, made.shape[1] // width
+            for sides in ((height + 1, width // 2 + 1), (1, 3 * width - 1)):
+                other = {name: _resized(rows, sides) for name, rows in pictures.items()}
+                found = client.translate(self.family, **_given(task, other, 0), size="native").array()
+                assert found.shape[:2] == (sides[0] * scale[0], sides[1] * scale[1]), f"{task.name} at {sides}"
+
+    def test_the_same_picture_gives_the_same_bytes(self, bundle: Bundle, client: Client) -> None:
+        """Alone, and while others are translated; other pictures give others."""
+        for task in _tasks(bundle, "translate"):
+            pictures = _pictures(bundle, task, 6)
+
+            def translate(row: int, task: Task = task, pictures: Mapping[str, np.ndarray] = pictures) -> Translation:
+                return client.translate(self.family, **_given(task, pictures, row))
+
+            alone = [translate(row).data for row in range(6)]
+            with ThreadPoolExecutor(6) as threads:
+                together = list(threads.map(translate, list(range(6)) * 2))
+            exact = all(one.served.determinism == "bit-exact" for one in together)
+            assert not exact or [one.data for one in together] == alone * 2, f"{task.name} depends on its neighbours"
+            assert len(set(alone)) > 1, f"{task.name} gives every picture the same result"
+
+    def test_a_wrong_picture_is_refused(self, bundle: Bundle, client: Client) -> None:
+        """By name, and the next one is served all the same."""
+        for task in _tasks(bundle, "translate"):
+            pictures = _pictures(bundle, task, 1)
+            for name, rows in pictures.items():
+                file = io.BytesIO()
+                Image.fromarray(rows[0].squeeze()).save(file, "PNG")
+                for wrong in (b"no picture", file.getvalue()[:-30]):
+                    given = _given(task, pictures, 0)
+                    given["images"] = {**given["images"], name: wrong}
+                    with pytest.raises(InvalidArgument, match=rf"images\[{name}\]"):
+                        client.translate(self.family, **given)
+                if not _takes_any_size(bundle, task):
+                    other = {**pictures, name: _resized(rows, (rows.shape[1] + 1, rows.shape[2]))}
+                    with pytest.raises(InvalidArgument, match=rf"images\[{name}\].*{rows.shape[1] + 1}"):
+                        client.translate(self.family, **_given(task, other, 0), size="exact")
+                assert client.translate(self.family, **_given(task, pictures, 0)).data
+
     @classmethod
-    def _train(cls, folder: Path, *, steps: int, resume: bool = False) -> None:
+    def _train(cls, folder: Path, source: str, *, steps: int, resume: bool = False) -> None:
         batch = int(installed().family(cls.family).config("tiny")["batch"])
         options = ["--out", str(folder), "--kimg", str(steps * batch / 1000), "--device", "cpu", "--threads", "1"]
-        start = ["--resume"] if resume else [cls.family, "--preset", "tiny", "--data", cls.data, "--seed", "3"]
+        start = ["--resume"] if resume else [cls.family, "--preset", "tiny", "--data", source, "--seed", "3"]
         _ganserve("train", *start, *options)
 
 
@@ -186,24 +248,83 @@ def _newest(run: Path) -> Path:
     return max((run / "checkpoints").iterdir())
 
 
-def _session(bundle: Bundle, graph: Graph, engine: str) -> Session:
-    found = next(one for one in bundle.manifest.graphs if one.name == graph.name)
+def _session(bundle: Bundle, graph: ExportedGraph, engine: str) -> Session:
     session: Session = resolve(installed().engine(engine).load)(
-        bundle.path(found.file), Options(graph=found, threads=1)
+        bundle.path(graph.file), Options(graph=graph, threads=1)
     )
     return session
 
 
-def _feeds(graph: Graph, rows: int) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(11)
-    return {tensor.name: _values(tensor, rows, generator) for tensor in graph.inputs}
+def _graphs(bundle: Bundle) -> dict[str, Graph]:
+    return {graph.name: graph for graph in bundle.manifest.graphs}
 
 
-def _values(tensor: Tensor, rows: int, generator: np.random.Generator) -> np.ndarray:
-    shape = (rows, *(size if isinstance(size, int) else 8 for size in tensor.shape))
-    if tensor.dtype.startswith("float"):
-        return generator.standard_normal(shape).astype(tensor.dtype)
-    return generator.integers(0, 2, shape).astype(tensor.dtype)
+def _tasks(bundle: Bundle, kind: str) -> list[Task]:
+    return [task for task in bundle.manifest.tasks if task.kind == kind]
+
+
+def _feeds(bundle: Bundle, graph: ExportedGraph) -> list[dict[str, np.ndarray]]:
+    """Rows for ``graph``: the golden ones and, so that there are enough, their mirror images; also at other sizes where they are free."""
+    rows = {name: _with_mirrored(array) for name, array in golden.inputs(bundle, graph).items()}
+    free = {size: tensor.multiple for tensor in graph.inputs for size in tensor.shape if isinstance(size, str)}
+    if not free:
+        return [rows]
+    smallest, unequal = free, {name: (2 + place) * step for place, (name, step) in enumerate(free.items())}
+    return [rows, *(_at_sizes(graph, rows, sizes) for sizes in (smallest, unequal))]
+
+
+def _with_mirrored(array: np.ndarray) -> np.ndarray:
+    turned = array[:, ::-1] if array.ndim > 1 else array[::-1]
+    return np.resize(np.concatenate([array, turned]), (max(BATCHES), *array.shape[1:]))
+
+
+def _at_sizes(graph: Graph, rows: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    made = dict(rows)
+    for tensor in graph.inputs:
+        for axis, name in enumerate(tensor.shape, 1):
+            if isinstance(name, str):
+                made[tensor.name] = made[tensor.name].take(np.arange(sizes[name]), axis, mode="wrap")
+    return made
+
+
+def _rows(feeds: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
+    return {name: array[start:stop] for name, array in feeds.items()}
+
+
+def _pictures(bundle: Bundle, task: Task, rows: int) -> dict[str, np.ndarray]:
+    """Pictures such as ``task`` takes, by the request value that brings them."""
+    pairs = np.array([(17, row) for row in range(rows)], np.uint64)
+    found = {}
+    for decoder in _decoders(bundle, task):
+        if isinstance(decoder, PictureDecoder):
+            found[decoder.value] = decoder.example(pairs)
+    return found
+
+
+def _decoders(bundle: Bundle, task: Task) -> list[Decoder]:
+    tensors = tensors_of(_graphs(bundle), task)
+    return [
+        resolve(installed().codec(source.codec).decode or "")(source, tensors[source.tensor], bundle.folder)
+        for source in task.inputs
+    ]
+
+
+def _given(task: Task, pictures: Mapping[str, np.ndarray], row: int) -> dict[str, Any]:
+    """The arguments that ask for row ``row`` of ``pictures``, as numbers."""
+    seed = {"seed": 5, "index": row} if "seed" in task.values() else {}
+    return {"task": task.name, "images": {name: rows[row] for name, rows in pictures.items()}, "format": "npy", **seed}
+
+
+def _takes_any_size(bundle: Bundle, task: Task) -> bool:
+    tensors = tensors_of(_graphs(bundle), task)
+    return any(isinstance(size, str) for source in task.inputs for size in tensors[source.tensor].shape)
+
+
+def _resized(rows: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+    """Pictures cut, or repeated from their start, to ``sides``."""
+    for axis, side in enumerate(sides, 1):
+        rows = rows.take(np.arange(side), axis, mode="wrap")
+    return rows
 
 
 def _run(session: Session, graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

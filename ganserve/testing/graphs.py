@@ -141,6 +141,49 @@ def synthesis(folder: Path, rows: int = 8) -> TinyGraph:
     return TinyGraph(graph, _save(graph, nodes, constants, folder, weights="synthesis.bin"), inputs)
 
 
+def translation(folder: Path, rows: int = 8, height: int = 8, width: int = 12) -> TinyGraph:
+    """picture uint8 [height, width, 3] → image of the same size, sides even: a convolution that halves it, and a resize back."""
+    sides = ("height", "width")
+    graph = Graph(
+        name="translation",
+        inputs=(Tensor(name="picture", dtype="uint8", shape=(*sides, 3), multiple=2),),
+        outputs=(
+            Tensor(name="features", dtype="float32", shape=(3, *sides)),
+            Tensor(name="image", dtype="uint8", shape=(*sides, 3)),
+        ),
+    )
+    random = np.random.default_rng(4)
+    nodes = [
+        helper.make_node("Cast", ["picture"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["levels"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Div", ["planes", "scale"], ["scaled"]),
+        helper.make_node("Sub", ["scaled", "one"], ["normal"]),
+        helper.make_node("Conv", ["normal", "kernel"], ["small"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node(
+            "Resize",
+            ["small", "", "twice"],
+            ["large"],
+            mode="nearest",
+            nearest_mode="floor",
+            coordinate_transformation_mode="asymmetric",
+        ),
+        helper.make_node("Tanh", ["large"], ["features"]),
+        helper.make_node("Add", ["features", "one"], ["shifted"]),
+        helper.make_node("Mul", ["shifted", "scale"], ["grey"]),
+        helper.make_node("Round", ["grey"], ["steps"]),
+        helper.make_node("Transpose", ["steps"], ["channels_last"], perm=[0, 2, 3, 1]),
+        helper.make_node("Cast", ["channels_last"], ["image"], to=TensorProto.UINT8),
+    ]
+    constants: dict[str, np.ndarray] = {
+        "kernel": random.standard_normal((3, 3, 3, 3), np.float32) / 4,
+        "twice": np.array([1, 1, 2, 2], np.float32),
+        "one": np.array(1, np.float32),
+        "scale": np.array(127.5, np.float32),
+    }
+    inputs = {"picture": random.integers(0, 256, (rows, height, width, 3), np.uint8)}
+    return TinyGraph(graph, _save(graph, nodes, constants, folder), inputs)
+
+
 def _save(
     graph: Graph,
     nodes: Sequence[onnx.NodeProto],

@@ -2,20 +2,27 @@
 
 import difflib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from ganserve import plugins
+from ganserve.commands.options import Colour, plugins_dir_option
 from ganserve.errors import GanserveError, TrainingError
 from ganserve.spec import Family
 
 DEFAULT_KIMG = 1000.0
 """The length of a run where neither the command nor the preset has one, in thousands of images."""
+
+RESUMABLE = frozenset(
+    {"out", "resume", "plugins_dir", "device", "devices", "nodes", "threads"}
+    | {"kimg", "snapshot_kimg", "keep", "grid", "log_every", "collapse"}
+)
+"""What may be said beside ``--resume``; all else is the run's own, and would be ignored."""
 
 HELP = """Train a GAN of FAMILY on your images.
 
@@ -38,6 +45,9 @@ On two processes (--batch counts the images of one):
   a folder of MNIST-like idx files, or one images-idx3-ubyte[.gz]
   a folder of CIFAR-10's data_batch_*.bin, or one .bin file
   digits:   scikit-learn's 1,797 handwritten digits
+for families that translate, a folder or .zip of
+  trainA and trainB (or A/train and B/train, or A and B), matched by name where the preset wants pairs
+  pairs side by side in one image, A left and B right
 Images are cut to the preset's aspect ratio and resized with Lanczos' filter; 28x28 on black is padded to 32x32.
 """
 
@@ -82,27 +92,14 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-class Colour(click.ParamType[tuple[int, int, int]]):
-    """A colour as #rrggbb, given as its three bytes."""
-
-    name = "#rrggbb"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
-        """The bytes of ``value``."""
-        if isinstance(value, tuple):
-            return value
-        if not re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-            self.fail(f"{value!r} is no colour: write #rrggbb, such as #ffffff for white", param, ctx)
-        red, green, blue = bytes.fromhex(value[1:])
-        return red, green, blue
-
-
 @click.command(help=HELP, short_help="Train a family on a folder, zip or data set of images.")
 @click.argument("family", required=False)
 @click.option("--preset", help="Which of the family's configurations (the message without it lists them).")
 @click.option("--data", "where", metavar="PATH", help="The real images; see above.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The run's folder.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out; family, preset and data are its own.")
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run in --out; family, preset, data, seed and precision are its own."
+)
 @click.option(
     "--kimg",
     type=click.FloatRange(min=0, min_open=True),
@@ -129,7 +126,11 @@ class Colour(click.ParamType[tuple[int, int, int]]):
 )
 @click.option("--mirror", is_flag=True, help="Flip half of the images left to right.")
 @click.option(
-    "--broken", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True, help="Broken images."
+    "--broken",
+    type=click.Choice(["refuse", "skip"]),
+    default="refuse",
+    show_default=True,
+    help="Broken images, and those without a partner.",
 )
 @click.option("--background", type=Colour(), default="#ffffff", show_default=True, help="Behind transparent pixels.")
 @click.option(
@@ -149,6 +150,7 @@ class Colour(click.ParamType[tuple[int, int, int]]):
 @click.option(
     "--collapse", type=click.FloatRange(min=0), help="Stop if previews vary less than this share of the real [0.02]."
 )
+@plugins_dir_option
 def train(
     family: str | None,
     preset: str | None,
@@ -172,14 +174,13 @@ def train(
     workers: int,
     licence: str,
     attribution: str,
+    plugins_dir: Path | None,
     **changes: Any,
 ) -> None:
     """Train a new run or go on with one."""
     console = Console()
     if resume:
-        own = {"FAMILY": family, "--preset": preset, "--data": where, "--batch": batch, "--set": overrides or None}
-        if named := [option for option, value in own.items() if value is not None]:
-            raise click.UsageError(f"--resume goes on with the run in --out: leave out {', '.join(named)}")
+        _check_resumable(click.get_current_context())
     elif family is None or where is None:
         raise click.UsageError("give FAMILY and --data, or --resume; `ganserve train --help` has examples")
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -195,14 +196,15 @@ def train(
             precision, threads = record.precision, threads or record.threads
         if threads:
             torch.set_num_threads(threads)
+        known = plugins.load(plugins_dir) if plugins_dir else plugins.installed()
         fabric = make_fabric(device, devices, nodes, precision)
         console.quiet = fabric.global_rank > 0
         if resume:
-            state = run.resume_run(fabric, out, changes, console, plugins.installed())
+            state = run.resume_run(fabric, out, changes, console, known)
         else:
             assert family is not None
             assert where is not None
-            chosen = plugins.installed().family(family)
+            chosen = known.family(family)
             config = parse_overrides(_preset(chosen, preset), overrides)
             state = run.start_run(
                 fabric,
@@ -236,6 +238,20 @@ def train(
     console.print(f"{state.images / 1000:.1f} kimg, {state.step} steps: {out}/samples shows them, and", highlight=False)
     console.print(f"  ganserve train --resume --out {out} [--kimg MORE]   goes on", highlight=False, markup=False)
     console.print(f"  ganserve export {out} --out BUNDLE   makes a bundle to serve", highlight=False)
+
+
+def _check_resumable(context: click.Context) -> None:
+    """Refuse what a resumed run would ignore; an option's default is no wish."""
+    named = [
+        "FAMILY" if isinstance(option, click.Argument) else max(option.opts, key=len)
+        for option in context.command.params
+        if option.name not in RESUMABLE
+        and context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+    ]
+    if named:
+        raise click.UsageError(
+            f"--resume goes on with the run in --out, whose own these are: leave out {', '.join(named)}, or start a new run"
+        )
 
 
 def _preset(family: Family, preset: str | None) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ganserve.errors import TrainingError
+from ganserve_trainers.ema import RUNNING
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
 """Names of precisions → Lightning Fabric's: ``bf16`` keeps float32 weights and computes under autocast."""
@@ -60,12 +61,16 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 @torch.no_grad()
 def average_buffers(networks: Mapping[str, nn.Module]) -> None:
-    """Replace every floating-point buffer (running statistics) by its mean over all processes, so that they agree on one state."""
+    """Replace running statistics by their mean over all processes, so that they agree on one state; other buffers stay.
+
+    What else a network buffers is no statistic: vectors of spectral normalization are the same everywhere, and a history of
+    generated images is each process's own.
+    """
     if not dist.is_initialized():
         return
     for network in networks.values():
-        for buffer in network.buffers():
-            if buffer.is_floating_point():
+        for name, buffer in network.named_buffers():
+            if name.rpartition(".")[2] in RUNNING:
                 dist.all_reduce(buffer)
                 buffer /= dist.get_world_size()
 

@@ -17,7 +17,8 @@ from torch import nn
 from ganserve import bundle, plugins
 from ganserve.bundle import Bundle, Golden, Manifest
 from ganserve.errors import ExportError
-from ganserve.spec import Family, Input, Spec, Tensor, check_name
+from ganserve.names import check_name
+from ganserve.spec import Family, Input, Spec, Tensor
 from ganserve_trainers.examples import SEED, Example, Examples, make_examples
 from ganserve_trainers.fuse import fuse_batch_norm
 from ganserve_trainers.layers.spectral import fold

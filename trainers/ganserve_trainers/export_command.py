@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from ganserve import plugins
+from ganserve.commands.options import plugins_dir_option
 from ganserve.errors import GanserveError
 
 
@@ -32,8 +34,17 @@ from ganserve.errors import GanserveError
     "--half", is_flag=True, help="Round the weights to half precision: half the size; still computed in float32."
 )
 @click.option("--force", is_flag=True, help="Replace the bundle that lies at --out.")
+@plugins_dir_option
 def export(
-    run: Path, out: Path, name: str | None, number: int, licence: str, attribution: str, half: bool, force: bool
+    run: Path,
+    out: Path,
+    name: str | None,
+    number: int,
+    licence: str,
+    attribution: str,
+    half: bool,
+    force: bool,
+    plugins_dir: Path | None,
 ) -> None:
     """Turn the newest checkpoint of RUN, a folder that `ganserve train` wrote, into a bundle.
 
@@ -54,7 +65,8 @@ def export(
 
     label = Label(name=name or out.resolve().name, version=number, licence=licence, attribution=attribution)
     try:
-        manifest = export_run(run, out, label, half=half, force=force).manifest
+        known = plugins.load(plugins_dir) if plugins_dir else plugins.installed()
+        manifest = export_run(run, out, label, half=half, force=force, known=known).manifest
     except GanserveError as error:
         raise click.ClickException(str(error)) from error
     for graph in manifest.graphs:

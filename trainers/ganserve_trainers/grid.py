@@ -15,11 +15,14 @@ def to_uint8(images: Tensor) -> np.ndarray:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def as_grid(images: Tensor) -> Image.Image:
-    """Images ``[n, C, H, W]`` in [-1, 1], row by row in as square a grid as n allows; a last row may be short."""
+def as_grid(images: Tensor, group: int = 1) -> Image.Image:
+    """Images ``[n, C, H, W]`` in [-1, 1], row by row in as square a grid as n allows; a last row may be short.
+
+    Every ``group`` consecutive images stay side by side.
+    """
     pixels = to_uint8(images)
     count, height, width, channels = pixels.shape
-    columns = int(np.ceil(np.sqrt(count)))
+    columns = group * int(np.ceil(np.sqrt(count) / group))
     rows = -(-count // columns)
     sheet = np.zeros((rows * columns, height, width, channels), np.uint8)
     sheet[:count] = pixels
@@ -28,9 +31,9 @@ def as_grid(images: Tensor) -> Image.Image:
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
 
 
-def save_grid(images: Tensor, path: Path) -> None:
+def save_grid(images: Tensor, path: Path, group: int = 1) -> None:
     """Write :func:`as_grid` of ``images`` to ``path`` as PNG, all at once or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    as_grid(images).save(temporary, format="PNG")
+    as_grid(images, group).save(temporary, format="PNG")
     os.replace(temporary, path)

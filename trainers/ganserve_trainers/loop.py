@@ -87,6 +87,7 @@ def train(
     steps = math.ceil(round(settings.kimg * 1000) / images_a_step)
     every = max(1, round(settings.snapshot_kimg * 1000))
     optimizers = list({id(phase.optimizer): phase.optimizer for phase in recipe.phases}.values())
+    rates = {id(optimizer): [group["lr"] for group in optimizer.param_groups] for optimizer in optimizers}
     trainable = {name: [p for p in network.parameters() if p.requires_grad] for name, network in networks.items()}
     averages = Averages(networks, recipe.averaged)
     if resumed:
@@ -109,7 +110,7 @@ def train(
         if log is not None:
             preview = Preview(recipe, {**networks, **averages.networks}, data, settings, device)
             if not resumed:
-                save_grid(preview.batch.images, folder / "samples" / "reals.png")
+                save_grid(preview.real, folder / "samples" / "reals.png")
                 preview.save(folder, state, log)
         for step in range(start.step, steps):
             step_batches = list(itertools.islice(feed, updates))
@@ -117,13 +118,14 @@ def train(
                 if step % phase.every:
                     continue
                 parameters = _thaw(phase, trainable)
-                for repeat, (images, labels) in enumerate(step_batches[: phase.repeats]):
+                _set_rates(phase, rates[id(phase.optimizer)], step / steps)
+                for repeat, tensors in enumerate(step_batches[: phase.repeats]):
                     # One update: its random numbers, its loss, and its gradient averaged over the processes.
                     place = (settings.seed, "noise", step, phase.name, repeat)
                     seed_global(device, *place, rank)  # dropout, and whatever else draws by itself
                     source = Source(generator(*place), settings.batch, rank, world, device)
                     with fabric.autocast():
-                        loss, values = phase.loss(Batch(images, labels, source))
+                        loss, values = phase.loss(Batch(tensors, source))
                     phase.optimizer.zero_grad(set_to_none=True)
                     _backward(loss)
                     average_gradients(parameters)
@@ -169,7 +171,7 @@ def train(
 
 
 class Preview:
-    """The sample grid: always the same real images, labels and random numbers, so that only the networks change."""
+    """The sample grid: always the same real data and random numbers, so that only the networks change."""
 
     def __init__(
         self,
@@ -179,13 +181,18 @@ class Preview:
         settings: Settings,
         device: torch.device,
     ) -> None:
-        """Pick ``settings.grid`` images for a preview of ``networks`` (averages where there are any)."""
+        """Pick ``settings.grid`` rows for a preview of ``networks`` (averages where there are any)."""
         self._recipe, self._networks, self._seed, self._device = recipe, networks, settings.seed, device
-        order = torch.randperm(len(data), generator=generator(settings.seed, "preview"))[: settings.grid]
-        pixels, labels = next(iter(data.feed(iter([order]))))
-        images = _normalise(pixels, device)
-        self.batch = Batch(images, None if labels is None else labels.to(device), self._source(len(order)))
-        self._real = spread(images)
+        rows = min(settings.grid, len(data))
+        orders = (_few(settings.seed, walk.rows, rows, number) for number, walk in enumerate(data.walks))
+        tensors = next(data.feed(*([order] for order in orders)))
+        self.batch = Batch({name: _ready(tensor, device) for name, tensor in tensors.items()}, self._source(rows))
+        if recipe.compares not in tensors:
+            raise TrainingError(
+                f"the recipe compares previews with {recipe.compares!r}: the data has {', '.join(sorted(tensors))}"
+            )
+        self.real = self.batch.tensors[recipe.compares]
+        self._spread = spread(self.real)
 
     def save(self, folder: Path, state: State, log: Log) -> float:
         """Write the grid of ``state`` and return its variety: :func:`spread` of the previews over that of the real images."""
@@ -196,14 +203,23 @@ class Preview:
         with torch.no_grad():
             batch = replace(self.batch, source=self._source(self.batch.rows))
             images = self._recipe.preview(self._networks, batch)
+            shows = self._recipe.shows
+            columns = [images] if shows is None else shows(self._networks, batch, images)
         for name, network in self._networks.items():
             network.train(modes[name])
-        save_grid(images, folder / "samples" / f"fakes-{state.images // 1000:06d}.png")
-        log.images("samples", images, state.step)
-        return spread(images) / self._real if self._real > 0 else math.inf
+        shown = torch.stack([column.float() for column in columns], dim=1).flatten(0, 1)
+        save_grid(shown, folder / "samples" / f"fakes-{state.images // 1000:06d}.png", group=len(columns))
+        log.images("samples", shown, state.step)
+        return spread(images) / self._spread if self._spread > 0 else math.inf
 
     def _source(self, rows: int) -> Source:
         return Source(generator(self._seed, "preview"), rows, device=self._device)
+
+
+def _few(seed: int, images: int, rows: int, walk: int) -> Tensor:
+    """The indices ``[rows]`` of a preview; where a domain has fewer images they come again."""
+    order = torch.randperm(images, generator=generator(seed, "preview", *([walk] if walk else [])))
+    return order[torch.arange(rows) % images]
 
 
 def spread(images: Tensor) -> float:
@@ -213,21 +229,41 @@ def spread(images: Tensor) -> float:
 
 def _feed(
     data: Dataset, settings: Settings, start: int, rank: int, world: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The batches of process ``rank`` from number ``start`` on, on ``device``, images in [-1, 1]."""
-    order = batches(settings.seed, len(data), settings.batch, start, rank, world)
-    for number, (pixels, labels) in zip(itertools.count(start), data.feed(order), strict=False):
-        images = _normalise(pixels, device)
+) -> Iterator[Mapping[str, Tensor]]:
+    """The batches of process ``rank`` from number ``start`` on, on ``device``, pictures in [-1, 1]."""
+    orders = [
+        batches(settings.seed, walk.rows, settings.batch, start, rank, world, which)
+        for which, walk in enumerate(data.walks)
+    ]
+    for number, pixels in zip(itertools.count(start), data.feed(*orders), strict=False):
+        tensors = {name: _ready(tensor, device) for name, tensor in pixels.items()}
         if settings.mirror:
-            flips = mirrored(settings.seed, number, settings.batch, rank, world).to(device)
-            images = torch.where(flips[:, None, None, None], images.flip(3), images)
+            for which, walk in enumerate(data.walks):
+                flips = mirrored(settings.seed, number, settings.batch, rank, world, which).to(device)
+                tensors |= {name: _flip(tensors[name], flips) for name in walk.tensors if tensors[name].ndim == 4}
         if settings.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        yield images, None if labels is None else labels.to(device)
+            tensors = {
+                name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+                for name, tensor in tensors.items()
+            }
+        yield tensors
 
 
-def _normalise(pixels: Tensor, device: torch.device) -> Tensor:
-    return pixels.to(device, non_blocking=True).float().div_(127.5).sub_(1)
+def _ready(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``: pictures, the uint8 ones, as floats in [-1, 1], labels as they are."""
+    moved = tensor.to(device, non_blocking=True)
+    return moved.float().div_(127.5).sub_(1) if tensor.dtype == torch.uint8 else moved
+
+
+def _flip(images: Tensor, flips: Tensor) -> Tensor:
+    return torch.where(flips[:, None, None, None], images.flip(3), images)
+
+
+def _set_rates(phase: Phase, initial: Sequence[float], progress: float) -> None:
+    """Give every parameter group its initial learning rate times the phase's factor: what a checkpoint holds never compounds."""
+    factor = 1.0 if phase.rate is None else phase.rate(progress)
+    for group, rate in zip(phase.optimizer.param_groups, initial, strict=True):
+        group["lr"] = rate * factor
 
 
 def _backward(loss: Tensor) -> None:

@@ -13,9 +13,11 @@ from ganserve.engines import Options
 from ganserve.engines import onnxruntime as engine
 from ganserve.errors import EngineError, ExportError
 from ganserve.spec import Graph
-from ganserve_trainers.examples import Examples
+from ganserve_trainers.examples import Examples, run_module
 from ganserve_trainers.onnx_flops import counted_tensors, flops
-from ganserve_trainers.onnx_rules import check_arrays, check_axes, check_nodes, check_rows, largest_difference
+from ganserve_trainers.onnx_radius import check_radius
+from ganserve_trainers.onnx_rules import Run, check_arrays, check_axes, check_nodes, check_rows, largest_difference
+from ganserve_trainers.onnx_sizes import Sizes, at_sizes, described, other_sizes, sizes_of
 from ganserve_trainers.onnx_trace import PROBE, Traced, trace
 from ganserve_trainers.onnx_weights import SharedWeights, store_as_half
 
@@ -25,15 +27,25 @@ PARITY = 1e-3
 LEVEL = 1 / 127.5
 """One grey level, in units of images on [-1, 1]."""
 
+TRACED_ROWS = 3
+"""Rows that the graph is traced with, and tried with at other sizes than the example's."""
+
 
 def export_graph(
     graph: Graph, module: Traced, examples: Examples, folder: Path, weights: SharedWeights, *, half: bool = False
 ) -> ExportedGraph:
-    """Write ``graph`` into ``folder`` and its weights into ``weights``; :class:`ExportError` for the first rule it breaks."""
+    """Write ``graph`` into ``folder`` and its weights into ``weights``; :class:`ExportError` for the first rule it breaks.
+
+    Where sizes are free, all is proven at the sizes of ``examples`` and at others; operations are counted at those of ``examples``.
+    """
     check_arrays(graph, {**examples.inputs, **examples.outputs})
     if not all(np.isfinite(probe).all() for probe in examples.probes):
         raise ExportError(f"graph {graph.name!r} makes NaN or infinity before bytes: the network's weights are damaged")
-    model = trace(module, graph, [torch.from_numpy(examples.inputs[tensor.name][:3]) for tensor in graph.inputs])
+    others = [_run_torch(graph, module, examples, sizes) for sizes in other_sizes(graph)]
+    check_radius(graph, module, examples.inputs)
+    # In the last sizes no two sides are equal by chance.
+    traced = (others or [examples])[-1].inputs
+    model = trace(module, graph, [torch.from_numpy(traced[tensor.name][:TRACED_ROWS]) for tensor in graph.inputs])
     check_axes(model, graph)
     check_nodes(model, graph)
     if half:
@@ -41,13 +53,10 @@ def export_graph(
     weights.move(model)
     path = folder / f"{graph.name}.onnx"
     _write(path, model, [tensor.name for tensor in graph.outputs])
-    parity = _check_runs(graph, path, examples)
+    tried = [examples, *others]
+    parity = _check_runs(graph, path, tried)
     if examples.probes:
-        probes = [f"{PROBE}{index}" for index in range(len(examples.probes))]
-        found = _evaluate(model, folder, probes, examples.inputs)
-        parity = max(
-            _float_error(graph, name, found[name], want) for name, want in zip(probes, examples.probes, strict=True)
-        )
+        parity = max(_check_probes(graph, model, folder, each) for each in tried)
     return ExportedGraph(
         **{name: getattr(graph, name) for name in graph.__struct_fields__},
         file=path.name,
@@ -57,56 +66,92 @@ def export_graph(
     )
 
 
-def _check_runs(graph: Graph, path: Path, examples: Examples) -> float:
-    """Check the written graph's rows and their error against torch, which is returned."""
+def _run_torch(graph: Graph, module: Traced, examples: Examples, sizes: Sizes) -> Examples:
+    """What torch makes of a few of the rows at other ``sizes``."""
+    rows = {name: array[:TRACED_ROWS] for name, array in examples.inputs.items()}
+    try:
+        made = run_module(module, graph, at_sizes(graph, rows, sizes))
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(
+            f"graph {graph.name!r} runs at {described(sizes_of(graph, examples.inputs))}, but not at {described(sizes)}, which its spec "
+            f"allows: {error}\nTake sizes from the input, never from a constant; where sides this small cannot work, declare a larger "
+            "`multiple`, which is the least side too"
+        ) from error
+    check_arrays(graph, {**made.inputs, **made.outputs})
+    return made
+
+
+def _check_runs(graph: Graph, path: Path, tried: Sequence[Examples]) -> float:
+    """Check the written graph's rows and their error against torch, at every size tried; the largest error is returned."""
     session = engine.load(path, Options(graph=graph, threads=1))
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        values = session.run({name: session.upload(array) for name, array in feeds.items()}, list(examples.outputs))
+        values = session.run({name: session.upload(array) for name, array in feeds.items()}, outputs)
         return {name: session.download(value) for name, value in values.items()}
 
+    outputs = [tensor.name for tensor in graph.outputs]
+    try:
+        return max(_check_run(graph, run, examples) for examples in tried)
+    finally:
+        session.close()
+
+
+def _check_run(graph: Graph, run: Run, examples: Examples) -> float:
+    where = _where(graph, examples)
     try:
         check_rows(graph, run, examples.inputs)
         found = run(examples.inputs)
     except EngineError as error:
-        raise ExportError(f"graph {graph.name!r} does not run: {error}") from error
-    finally:
-        session.close()
+        raise ExportError(f"{where} does not run: {error}") from error
     check_arrays(graph, {**examples.inputs, **found})
-    return max(_error(graph, name, found[name], want) for name, want in examples.outputs.items())
+    return max(_error(where, name, found[name], want) for name, want in examples.outputs.items())
 
 
-def _error(graph: Graph, name: str, found: np.ndarray, want: np.ndarray) -> float:
+def _check_probes(graph: Graph, model: onnx.ModelProto, folder: Path, examples: Examples) -> float:
+    """The largest error of the float images before bytes."""
+    names = [f"{PROBE}{index}" for index in range(len(examples.probes))]
+    found = _evaluate(model, folder, names, examples.inputs)
+    where = _where(graph, examples)
+    return max(_float_error(where, name, found[name], want) for name, want in zip(names, examples.probes, strict=True))
+
+
+def _where(graph: Graph, examples: Examples) -> str:
+    sizes = sizes_of(graph, examples.inputs)
+    return f"graph {graph.name!r}" + (f" at {described(sizes)}" if sizes else "")
+
+
+def _error(where: str, name: str, found: np.ndarray, want: np.ndarray) -> float:
     if found.dtype.kind == "f":
-        return _float_error(graph, name, found, want)
+        return _float_error(where, name, found, want)
     worst = largest_difference(found, want)
     if found.dtype == np.uint8:
         mean = float(np.abs(found.astype(np.int16) - want.astype(np.int16)).mean())
         if worst > 1 or mean > PARITY / LEVEL:
             raise ExportError(
-                f"graph {graph.name!r}: {name!r} differs from torch by up to {worst:.0f} grey levels, {mean:.3g} on average; at most 1 and "
+                f"{where}: {name!r} differs from torch by up to {worst:.0f} grey levels, {mean:.3g} on average; at most 1 and "
                 f"{PARITY / LEVEL:.2g} are allowed. {_ADVICE}"
             )
         return worst * LEVEL
     if worst:
         raise ExportError(
-            f"graph {graph.name!r}: {name!r} differs from torch by up to {worst:.0f}; integers must be equal. {_ADVICE}"
+            f"{where}: {name!r} differs from torch by up to {worst:.0f}; integers must be equal. {_ADVICE}"
         )
     return 0.0
 
 
-def _float_error(graph: Graph, name: str, found: np.ndarray, want: np.ndarray) -> float:
+def _float_error(where: str, name: str, found: np.ndarray, want: np.ndarray) -> float:
     scale = max(1.0, float(np.abs(want).max(initial=0.0)))
     error = largest_difference(found, want) / scale
     if error > PARITY:
         raise ExportError(
-            f"graph {graph.name!r}: {name!r} differs from torch by {error:.3g} of its range; at most {PARITY:g} is allowed. {_ADVICE}"
+            f"{where}: {name!r} differs from torch by {error:.3g} of its range; at most {PARITY:g} is allowed. {_ADVICE}"
         )
     return error
 
 
 _ADVICE = (
-    "A layer that behaves differently in training (batch statistics, dropout, a running average) is the usual cause"
+    "A layer that behaves differently in training (batch statistics, dropout, a running average) is the usual cause; at one size alone, "
+    "a branch or a constant that depends on the size"
 )
 
 

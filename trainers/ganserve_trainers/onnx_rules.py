@@ -8,6 +8,7 @@ import onnx
 from ganserve.bundle import MAX_OPSET
 from ganserve.errors import ExportError
 from ganserve.spec import Graph
+from ganserve_trainers.onnx_sizes import sizes_of
 
 BATCHES = (1, 2, 3, 8)
 """The numbers of rows that are tried."""
@@ -19,7 +20,7 @@ _PASSED_THROUGH = ("Cast", "Identity")
 
 
 def check_nodes(model: onnx.ModelProto, graph: Graph) -> None:
-    """Raise :class:`ExportError` for the first node that breaks a rule: opset, randomness, training mode, computed kernels."""
+    """Raise :class:`ExportError` for the first node that breaks a rule: opset, randomness, training mode, computed kernels, bytes."""
     where = f"graph {graph.name!r}"
     for opset in model.opset_import:
         if opset.domain not in ("", "ai.onnx") or opset.version > MAX_OPSET:
@@ -31,10 +32,12 @@ def check_nodes(model: onnx.ModelProto, graph: Graph) -> None:
         raise ExportError(f"{where} defines functions of its own ({model.functions[0].name}): inline them")
     constants = {tensor.name for tensor in model.graph.initializer}
     values = {tensor.name: tensor for tensor in model.graph.initializer}
+    pixels = {tensor.name for tensor in graph.inputs if tensor.dtype == "uint8"}
     for node in _nodes(model.graph):
         _check_random(where, node)
         _check_training(where, node, values)
         _check_kernel(where, node, constants)
+        _check_bytes(where, node, pixels)
         if node.op_type == "Constant" or (node.op_type in _PASSED_THROUGH and node.input[0] in constants):
             constants.update(node.output)
 
@@ -56,13 +59,14 @@ def check_axes(model: onnx.ModelProto, graph: Graph) -> None:
 
 
 def check_rows(graph: Graph, run: Run, feeds: Mapping[str, np.ndarray], tolerance: float = 1e-4) -> None:
-    """Run 1, 2, 3 and 8 rows of ``feeds`` and compare each row with its single; :class:`ExportError` where they differ.
+    """Run 1, 2, 3 and 8 rows of ``feeds``, as far as it has them, and compare each with its single; :class:`ExportError` where they differ.
 
     ``tolerance`` is relative to the largest value of an output (and at least absolute); integers may differ by one step. A graph that is not
     ``batchable`` only has to give as many rows as it gets.
     """
-    singles = [run(_rows(feeds, row, row + 1)) for row in range(max(BATCHES))]
-    for rows in BATCHES:
+    count = min(len(array) for array in feeds.values())
+    singles = [run(_rows(feeds, row, row + 1)) for row in range(min(count, max(BATCHES)))]
+    for rows in (rows for rows in BATCHES if rows <= count):
         try:
             together = run(_rows(feeds, 0, rows))
         except Exception as error:
@@ -89,7 +93,7 @@ def check_rows(graph: Graph, run: Run, feeds: Mapping[str, np.ndarray], toleranc
 
 
 def check_arrays(graph: Graph, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise :class:`ExportError` where an input or output of ``arrays`` is not what ``graph`` declares."""
+    """Raise :class:`ExportError` where an input or output among ``arrays`` is not what ``graph`` declares."""
     for side, tensors in (("input", graph.inputs), ("output", graph.outputs)):
         for tensor in tensors:
             array = arrays[tensor.name]
@@ -102,6 +106,7 @@ def check_arrays(graph: Graph, arrays: Mapping[str, np.ndarray]) -> None:
                 raise ExportError(
                     f"graph {graph.name!r}: {side} {tensor.name!r} holds NaN or infinity; the network's weights are damaged"
                 )
+    sizes_of(graph, arrays)
 
 
 def largest_difference(one: np.ndarray, two: np.ndarray) -> float:
@@ -136,6 +141,14 @@ def _check_kernel(where: str, node: onnx.NodeProto, constants: set[str]) -> None
         raise ExportError(
             f"{where} computes the kernel of a {node.op_type} ({node.name!r}, {node.input[1]!r}): engines want it constant; scale the "
             "convolution's input and output instead of its weight, and fold weight normalizations before export"
+        )
+
+
+def _check_bytes(where: str, node: onnx.NodeProto, pixels: set[str]) -> None:
+    if node.op_type != "Cast" and (found := pixels.intersection(node.input)):
+        raise ExportError(
+            f"{where} gives the bytes of input {min(found)!r} to a {node.op_type} ({node.name!r}): TensorRT only casts bytes; make them floats "
+            "or integers first, and move axes afterwards (`pixels.float().permute(0, 3, 1, 2)`)"
         )
 
 

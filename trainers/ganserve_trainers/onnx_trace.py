@@ -1,4 +1,4 @@
-"""From a torch module to an ONNX model whose inputs and outputs are those of a spec's graph."""
+"""From a torch module to an ONNX model whose inputs and outputs are those of a spec's graph, free sizes and all."""
 
 import logging
 import warnings
@@ -14,6 +14,7 @@ from ganserve.bundle import MAX_OPSET
 from ganserve.errors import ExportError
 from ganserve.spec import Graph
 from ganserve_trainers.layers.denormalize import Denormalize
+from ganserve_trainers.onnx_sizes import free, multiples
 
 PREFIX = "network."
 """What stands before a module's own names for its weights, as its ONNX initializers are called."""
@@ -47,10 +48,11 @@ class Traced(nn.Module):
 def trace(module: Traced, graph: Graph, example: Sequence[Tensor]) -> onnx.ModelProto:
     """The ONNX model of ``module``: its inputs and outputs are called as in ``graph``, then come the probes.
 
-    ``example`` holds one tensor of two or more rows for each input. Raises :class:`ExportError` where the exporter gives up or
-    finds that a free axis is not free.
+    ``example`` holds one tensor for each input, with two or more rows and sides of two or more multiples, for the exporter takes a
+    size of one as fixed. Raises :class:`ExportError` where the exporter gives up or finds that a free axis is not free.
     """
     outputs = [tensor.name for tensor in graph.outputs] + [f"{PROBE}{i}" for i in range(len(module.probes))]
+    free_axes = _free_axes(graph)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -60,15 +62,12 @@ def trace(module: Traced, graph: Graph, example: Sequence[Tensor]) -> onnx.Model
                 opset_version=MAX_OPSET,
                 input_names=[tensor.name for tensor in graph.inputs],
                 output_names=outputs,
-                dynamic_shapes=(_free_axes(graph),),
+                dynamic_shapes=(free_axes,),
                 external_data=False,
                 verbose=False,
             )
     except Exception as error:  # torch.export raises a dozen types of its own
-        raise ExportError(
-            f"graph {graph.name!r} cannot be exported: {error}\nEvery operation must accept any number of rows: "
-            "take sizes from the input (`x.shape[0]`, `x.flatten(1)`), never from the example"
-        ) from error
+        raise ExportError(f"graph {graph.name!r} cannot be exported: {error}\n{_advice(graph)}") from error
     assert program is not None
     model = program.model_proto
     found = [value.name for value in model.graph.output]
@@ -81,11 +80,19 @@ def trace(module: Traced, graph: Graph, example: Sequence[Tensor]) -> onnx.Model
 
 
 def _free_axes(graph: Graph) -> tuple[dict[int, Any], ...]:
-    names = {"rows"} | {size for tensor in graph.inputs for size in tensor.shape if isinstance(size, str)}
-    dims = {name: torch.export.Dim(name) for name in names}
-    return tuple(
-        {0: dims["rows"]} | {axis: dims[size] for axis, size in enumerate(tensor.shape, 1) if isinstance(size, str)}
-        for tensor in graph.inputs
+    rows = torch.export.Dim("rows")
+    # One size for each name: what networks need to add one path to another.
+    sizes = {name: multiple * torch.export.Dim(name) for name, multiple in multiples(graph).items()}
+    return tuple({0: rows} | {axis: sizes[name] for axis, name in free(tensor)} for tensor in graph.inputs)
+
+
+def _advice(graph: Graph) -> str:
+    advice = "Every operation must accept any number of rows: take sizes from the input (`x.shape[0]`, `x.flatten(1)`), never from the example"
+    steps = ", ".join(f"{name} {multiple}" for name, multiple in multiples(graph).items())
+    return (
+        f"{advice}; and so must it any sides that are multiples of what the spec declares ({steps})"
+        if steps
+        else advice
     )
 
 

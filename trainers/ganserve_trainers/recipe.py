@@ -5,7 +5,7 @@ The loop (:mod:`ganserve_trainers.loop`) knows nothing of GANs: in every step it
 generators under one optimizer or a plain autoencoder are all phases.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,16 +41,30 @@ class Source:
 
 @dataclass(frozen=True)
 class Batch:
-    """Real images ``[n, C, H, W]`` in [-1, 1], their int64 labels ``[n]`` if the data has any, and this update's random numbers."""
+    """The real data of one update, by name, and its random numbers.
 
-    images: Tensor
-    labels: Tensor | None
+    Pictures are float ``[n, C, H, W]`` in [-1, 1], labels int64 ``[n]``. A preset's ``data`` says which there are: ``image``
+    and, where the data has it, ``label`` (``"images"``); ``a`` and ``b``, whose rows belong together (``"pairs"``) or not
+    (``"domains"``).
+    """
+
+    tensors: Mapping[str, Tensor]
     source: Source
 
     @property
+    def images(self) -> Tensor:
+        """The tensor ``image``."""
+        return self.tensors["image"]
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The tensor ``label``, or None where the data has no labels."""
+        return self.tensors.get("label")
+
+    @property
     def rows(self) -> int:
-        """The number of images."""
-        return self.images.shape[0]
+        """The number n of rows of every tensor."""
+        return self.source.rows
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,9 @@ class Phase:
     """One kind of update: ``loss(batch)`` gives the scalar to minimise and what to log; ``optimizer`` moves ``networks``.
 
     Networks outside ``networks`` are frozen meanwhile. The k-th repeat of a step sees the step's k-th batch. ``after`` runs
-    behind every optimizer step (weight clipping). ``clip`` bounds the gradient's norm.
+    behind every optimizer step (weight clipping). ``clip`` bounds the gradient's norm. ``rate(progress)`` is a factor on the
+    optimizer's learning rates, where progress in [0, 1] is the share of the run's images that were seen before the step; it
+    must be a pure function, since a resumed run asks it again.
     """
 
     name: str
@@ -69,6 +85,7 @@ class Phase:
     every: int = 1
     clip: float | None = None
     after: Callable[[], None] | None = None
+    rate: Callable[[float], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,9 +93,14 @@ class Recipe:
     """All of a family's training: its phases, the networks of which a moving average is kept, and a preview.
 
     ``averaged`` maps a network's name to the half-life of its exponential moving average, in thousands of images.
-    ``preview(networks, batch)`` gives images ``[n, C, H, W]`` in [-1, 1] from networks in eval mode, with the averages in place.
+    ``preview(networks, batch)`` gives generated images ``[n, C, H, W]`` in [-1, 1] from networks in eval mode, with the
+    averages in place. ``compares`` names the batch's tensor that they should resemble: it is ``reals.png``, and a run whose
+    previews vary far less than it counts as collapsed. ``shows(networks, batch, previews)`` gives the columns of the sample
+    grid, each ``[n, C, H, W]``, where it has more to show than the previews: a translation's input, output and target.
     """
 
     phases: tuple[Phase, ...]
     averaged: Mapping[str, float]
     preview: Callable[[Mapping[str, nn.Module], Batch], Tensor]
+    compares: str = "image"
+    shows: Callable[[Mapping[str, nn.Module], Batch, Tensor], Sequence[Tensor]] | None = None

@@ -14,7 +14,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -194,7 +194,11 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def data_options(config: Mapping[str, Any], source: DataSource) -> DataOptions:
-    """How ``source`` is read for a configuration, whose ``image`` is (height, width, channels) and whose ``classes`` is optional."""
+    """How ``source`` is read for a configuration.
+
+    Its ``image`` is (height, width, channels). Optional are ``classes``, ``data`` (``images``, ``pairs`` or ``domains``) and,
+    for pairs, ``direction`` (``a2b`` or ``b2a``).
+    """
     height, width, channels = config["image"]
     if channels not in (1, 3):
         raise TrainingError(f"the preset's images have {channels} channels: image data has 1 (grey) or 3 (RGB)")
@@ -202,11 +206,21 @@ def data_options(config: Mapping[str, Any], source: DataSource) -> DataOptions:
         size=(height, width),
         channels=channels,
         classes=config.get("classes", 0),
+        kind=_choice(config, "data", ("images", "pairs", "domains")),  # type: ignore[arg-type]
+        direction=_choice(config, "direction", ("a2b", "b2a")),  # type: ignore[arg-type]
         broken=source.broken,
         background=source.background,
         memory=source.memory,
         workers=source.workers,
     )
+
+
+def _choice(config: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:
+    """The value of ``key``, or the first of ``choices`` where the configuration has none."""
+    value = config.get(key, choices[0])
+    if value not in choices:
+        raise TrainingError(f"the preset's {key} is {value!r}: expected one of {', '.join(choices)}")
+    return str(value)
 
 
 def _train(

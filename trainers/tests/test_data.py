@@ -51,8 +51,8 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "a" / "._0.png").write_text("what macOS leaves behind")
     data = decoded(tmp_path)
-    assert data.images[:, 0, 0, 0].tolist() == [0, 10, 20]
-    assert data.labels is None
+    assert data.tensors["image"][:, 0, 0, 0].tolist() == [0, 10, 20]
+    assert "label" not in data.tensors
     assert (data.description.layout, data.description.images, data.description.labelled) == ("folder", 3, False)
 
 
@@ -62,14 +62,13 @@ def test_a_zip_gives_what_its_folder_gives(tmp_path: Path) -> None:
         for path in folder.rglob("*.*"):
             archive.write(path, path.relative_to(folder))
     zipped, plain = decoded(tmp_path / "data.zip"), decoded(folder)
-    assert torch.equal(zipped.images, plain.images)
-    assert zipped.labels is not None
-    assert zipped.labels.tolist() == [2, 0, 1]
+    assert torch.equal(zipped.tensors["image"], plain.tensors["image"])
+    assert zipped.tensors["label"].tolist() == [2, 0, 1]
     assert zipped.description.fingerprint == plain.description.fingerprint
 
 
 def test_null_labels_are_none(tmp_path: Path) -> None:
-    assert decoded(label(save_images(tmp_path), None)).labels is None
+    assert "label" not in decoded(label(save_images(tmp_path), None)).tensors
 
 
 @pytest.mark.parametrize(
@@ -113,9 +112,8 @@ def test_a_broken_image_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_broken_image_is_skipped_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     break_one(label(save_images(tmp_path), [["a/0.png", 4], ["a/1.png", 5], ["a/2.png", 6]]))
     data = decoded(tmp_path, DataOptions(size=(8, 8), channels=1, broken="skip"))
-    assert data.images[:, 0, 0, 0].tolist() == [0, 20]
-    assert data.labels is not None
-    assert data.labels.tolist() == [4, 6]
+    assert data.tensors["image"][:, 0, 0, 0].tolist() == [0, 20]
+    assert data.tensors["label"].tolist() == [4, 6]
     assert (data.description.images, data.description.skipped) == (2, ("a/1.png",))
     assert "a/1.png" in caplog.text
 
@@ -142,11 +140,9 @@ def test_images_above_the_memory_limit_are_decoded_by_workers_to_the_same_pixels
     assert isinstance(lazy, Lazy)
     wanted = [torch.tensor([2, 0]), torch.tensor([1, 1])]
     pairs = zip(lazy.feed(iter(wanted)), decoded(tmp_path, RGB).feed(iter(wanted)), strict=True)
-    for (images, labels), (same_images, same_labels) in pairs:
-        assert torch.equal(images, same_images)
-        assert labels is not None
-        assert same_labels is not None
-        assert torch.equal(labels, same_labels)
+    for one, other in pairs:
+        assert one.keys() == other.keys() == {"image", "label"}
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_worker_replaces_a_broken_image_by_the_next_and_names_it(
@@ -154,10 +150,9 @@ def test_a_worker_replaces_a_broken_image_by_the_next_and_names_it(
 ) -> None:
     break_one(label(save_images(tmp_path), [["a/0.png", 4], ["a/1.png", 5], ["a/2.png", 6]]))
     lazy = load(str(tmp_path), DataOptions(size=(8, 8), channels=1, memory=0, workers=1, broken="skip"))
-    images, labels = next(iter(lazy.feed([torch.tensor([1, 0])])))
-    assert images[:, 0, 0, 0].tolist() == [20, 0]
-    assert labels is not None
-    assert labels.tolist() == [6, 4]
+    batch = next(lazy.feed([torch.tensor([1, 0])]))
+    assert batch["image"][:, 0, 0, 0].tolist() == [20, 0]
+    assert batch["label"].tolist() == [6, 4]
     assert "a/1.png is broken and skipped" in caplog.text
 
 
@@ -178,10 +173,9 @@ def test_idx_files_are_read_from_a_folder(tmp_path: Path, ending: str, pack: Cal
     (tmp_path / f"train-labels-idx1-ubyte{ending}").write_bytes(pack(idx(np.array([7, 8, 9], np.uint8))))
     (tmp_path / f"t10k-images-idx3-ubyte{ending}").write_bytes(pack(idx(pixels[:1])))
     data = decoded(tmp_path, DataOptions(size=(32, 32), channels=1, classes=10))
-    assert data.labels is not None
-    assert data.labels.tolist() == [7, 8, 9]
-    assert np.array_equal(data.images[:, 0, 2:30, 2:30].numpy(), pixels)
-    border = data.images[:, 0].clone()
+    assert data.tensors["label"].tolist() == [7, 8, 9]
+    assert np.array_equal(data.tensors["image"][:, 0, 2:30, 2:30].numpy(), pixels)
+    border = data.tensors["image"][:, 0].clone()
     border[:, 2:30, 2:30] = 0
     assert not border.any()  # 28 → 32 is padded with zeros
 
@@ -233,10 +227,9 @@ def test_cifar_binary_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "data_batch_2.bin").write_bytes(cifar(1, first_label=9))
     (tmp_path / "test_batch.bin").write_bytes(cifar(4))
     data = decoded(tmp_path, DataOptions(size=(32, 32), channels=3, classes=10))
-    assert data.images.shape == (3, 3, 32, 32)
-    assert data.images[0, :, 5, 7].tolist() == [10, 20, 30]
-    assert data.labels is not None
-    assert data.labels.tolist() == [0, 1, 9]
+    assert data.tensors["image"].shape == (3, 3, 32, 32)
+    assert data.tensors["image"][0, :, 5, 7].tolist() == [10, 20, 30]
+    assert data.tensors["label"].tolist() == [0, 1, 9]
     assert len(decoded(tmp_path / "test_batch.bin", RGB)) == 4
 
 
@@ -260,9 +253,8 @@ def test_the_pickled_cifar_is_refused_with_a_hint_and_never_opened(tmp_path: Pat
 
 def test_digits_have_their_range_and_labels() -> None:
     data = decoded("digits:", DataOptions(size=(8, 8), channels=1, classes=10))
-    assert (len(data), int(data.images.max()), int(data.images.min())) == (1797, 255, 0)
-    assert data.labels is not None
-    assert set(data.labels.tolist()) == set(range(10))
+    assert (len(data), int(data.tensors["image"].max()), int(data.tensors["image"].min())) == (1797, 255, 0)
+    assert set(data.tensors["label"].tolist()) == set(range(10))
 
 
 @pytest.mark.parametrize(
@@ -327,5 +319,5 @@ def test_an_image_is_turned_upright(tmp_path: Path) -> None:
     exif = image.getexif()
     exif[0x0112] = 3  # shown upside down
     image.save(tmp_path / "a.png", exif=exif)
-    pixels = decoded(tmp_path).images[0, 0]
+    pixels = decoded(tmp_path).tensors["image"][0, 0]
     assert (int(pixels[0, 0]), int(pixels[7, 0])) == (0, 255)

@@ -219,6 +219,17 @@ def test_dropout_left_on_is_refused(tmp_path: Path) -> None:
         export(tmp_path, lambda kernel, x: F.dropout(convolve(kernel, x), training=True))
 
 
+def test_bytes_that_are_not_cast_at_once_are_refused(tmp_path: Path) -> None:
+    pictures = {"x": np.random.default_rng(0).integers(0, 256, (ROWS, 8, 8, 4), np.uint8)}
+
+    def late(kernel: Tensor, x: Tensor) -> Tensor:
+        return convolve(kernel, x.permute(0, 3, 1, 2).float())
+
+    with pytest.raises(ExportError, match=r"gives the bytes of input 'x' to a Transpose.*make them floats"):
+        export(tmp_path, late, pictures)
+    export(tmp_path, lambda kernel, x: convolve(kernel, x.float().permute(0, 3, 1, 2) / 255), pictures)
+
+
 def test_a_shape_unlike_the_spec_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"output 'y' really is float32\[4, 6, 6\] a row, the spec says float32\[4, 8, 8\]"

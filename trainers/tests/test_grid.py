@@ -19,6 +19,12 @@ def test_images_lie_row_by_row() -> None:
     assert grid[::2, ::2, 0].tolist() == [[0, 64, 128], [191, 255, 0]]
 
 
+def test_groups_of_images_stay_side_by_side() -> None:
+    images = torch.linspace(-1, 1, 12).reshape(12, 1, 1, 1)
+    assert np.asarray(as_grid(images, group=3)).shape == (2, 6)
+    assert np.asarray(as_grid(images[:9], group=3)).tolist() == [[0, 23, 46], [70, 93, 116], [139, 162, 185]]
+
+
 def test_a_grey_grid_is_saved_whole(tmp_path: Path) -> None:
     save_grid(torch.zeros(4, 1, 3, 3), tmp_path / "samples" / "a.png")
     with Image.open(tmp_path / "samples" / "a.png") as image:

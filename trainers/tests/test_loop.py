@@ -53,7 +53,7 @@ def resume(folder: Path, families: Plugins, **changes: object) -> State:
 
 def test_a_run_learns(tmp_path: Path, train_toy: Train, families: Plugins) -> None:
     train_toy(tmp_path, kimg=12.0)
-    real = load("digits:", DataOptions(size=(8, 8), channels=1)).images.float() / 127.5 - 1
+    real = load("digits:", DataOptions(size=(8, 8), channels=1)).tensors["image"].float() / 127.5 - 1
     run = load_run(tmp_path, families)
     torch.manual_seed(0)
     untrained = resolve(run.family.build)(run.config)["generator"]

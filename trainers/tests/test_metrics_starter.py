@@ -1,7 +1,7 @@
 import gzip
-import importlib.util
+import importlib
 import struct
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,15 +23,10 @@ PROVENANCE = {"command": "ganserve train dcgan --preset tiny", "seed": 5, "data"
 
 
 @pytest.fixture(scope="module")
-def starter() -> ModuleType:
-    path = Path(__file__).parents[2] / "bench" / "starter.py"
-    spec = importlib.util.spec_from_file_location("starter", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["starter"] = module
-    spec.loader.exec_module(module)
-    return module
+def starter() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[2] / "bench")
+        yield importlib.import_module("starter")
 
 
 @pytest.fixture(scope="module")

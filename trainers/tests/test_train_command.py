@@ -11,6 +11,7 @@ from ganserve import plugins
 from ganserve.errors import TrainingError
 from ganserve.plugins import Plugins
 from ganserve_trainers.command import parse_overrides, train
+from ganserve_trainers.export_command import export
 
 PRESET = {"image": (8, 8, 1), "batch": 16, "lr": 2e-3, "loss": "hinge", "clip": None, "flag": True}
 
@@ -69,11 +70,11 @@ def test_a_folder_of_images_with_a_broken_one(tmp_path: Path) -> None:
         (("toy", "--data", "digits:"), "give --preset: toy has tiny, dropout"),
         (("toy", "--data", "digits:", "--preset", "huge"), "family 'toy' has no preset 'huge'"),
         (("tyo", "--data", "digits:", "--preset", "tiny"), "no plugin provides the family 'tyo'"),
-        (("toy", "--resume"), "--resume goes on with the run in --out: leave out FAMILY"),
+        (("toy", "--resume"), "--resume goes on with the run in --out, whose own these are: leave out FAMILY"),
         (("--resume",), "holds no run"),
         (("toy", "--data", "nowhere", "--preset", "tiny"), "there is no data at nowhere"),
         (("toy", "--data", "digits:", "--preset", "tiny", "--set", "hiden=3"), "did you mean 'hidden'?"),
-        (("toy", "--data", "digits:", "--preset", "tiny", "--background", "red"), "'red' is no colour: write #rrggbb"),
+        (("toy", "--data", "digits:", "--preset", "tiny", "--background", "reddish"), "'reddish' is no colour: write #RRGGBB"),
     ],
 )
 def test_mistakes_are_explained(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -82,6 +83,48 @@ def test_mistakes_are_explained(tmp_path: Path, arguments: tuple[str, ...], mess
     assert message in result.output
     assert "Traceback" not in result.output
     assert isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--seed", "0"),
+        ("--precision", "fp32"),
+        ("--set", "lr=1"),
+        ("--batch", "16"),
+        ("--mirror",),
+        ("--broken", "skip"),
+        ("--memory", "1"),
+        ("--licence", "MIT"),
+        ("--no-channels-last",),
+        ("--no-compile",),
+    ],
+)
+def test_what_a_resumed_run_would_ignore_is_refused(tmp_path: Path, option: tuple[str, ...]) -> None:
+    result = invoke("--resume", "--out", tmp_path / "run", *option)
+    assert result.exit_code == 2
+    name = "--channels-last" if option == ("--no-channels-last",) else option[0].replace("--no-", "--")
+    assert f"leave out {name}, or start a new run" in " ".join(result.output.split())
+
+
+def test_all_that_a_resumed_run_would_ignore_is_named_at_once(tmp_path: Path) -> None:
+    result = invoke("toy", "--resume", "--out", tmp_path / "run", "--seed", "1", "--kimg", "2", "--workers", "1")
+    assert "leave out FAMILY, --seed, --workers, or start a new run" in " ".join(result.output.split())
+
+
+def test_a_family_is_loaded_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, families: Plugins) -> None:
+    without = plugins.load()
+    monkeypatch.setattr(plugins, "installed", lambda: without)
+    unknown = start(tmp_path / "run")
+    assert "no plugin provides the family 'toy'" in unknown.output
+    folder = ("--plugins-dir", Path(__file__).parent / "families")
+    assert start(tmp_path / "run", *folder).exit_code == 0
+    resumed = invoke("--resume", "--out", tmp_path / "run", "--kimg", "0.4", "--device", "cpu", *folder)
+    assert resumed.exit_code == 0, resumed.output
+    bundle = (str(tmp_path / "run"), "--out", str(tmp_path / "run"))
+    unknown, known = (CliRunner().invoke(export, [*bundle, *map(str, more)]) for more in ((), folder))
+    assert "no plugin provides the family 'toy'" in unknown.output
+    assert "exists: choose another folder" in known.output  # a later complaint: the family was found
 
 
 def test_overrides_take_the_type_of_the_preset() -> None:

@@ -61,7 +61,7 @@ def run(recipe: Recipe, networks: Mapping[str, nn.Module], images: Tensor, rows:
                 network.requires_grad_(name in phase.networks)
             for _ in range(phase.repeats):
                 chosen = torch.randint(len(images), (rows,), generator=generator)
-                loss, _ = phase.loss(Batch(images[chosen], None, Source(generator, rows)))
+                loss, _ = phase.loss(Batch({"image": images[chosen]}, Source(generator, rows)))
                 phase.optimizer.zero_grad()
                 loss.backward()
                 phase.optimizer.step()
@@ -249,7 +249,7 @@ def test_wgan_clips_its_critic_after_each_step() -> None:
 def test_the_gradient_penalty_is_part_of_the_critics_loss() -> None:
     config = {**PRESETS["wgan-gp"], **NETWORKS["tiny"]}
     networks = build(config)
-    batch = Batch(digits()[:16], None, Source(torch.Generator().manual_seed(0), 16))
+    batch = Batch({"image": digits()[:16]}, Source(torch.Generator().manual_seed(0), 16))
     loss, logs = train(config, networks).phases[0].loss(batch)
     assert logs["penalty"] > 0
     torch.testing.assert_close(loss.detach(), logs["fake"] - logs["real"] + logs["penalty"])
@@ -262,7 +262,7 @@ def test_r1_is_a_lazy_phase_of_the_discriminators_optimizer() -> None:
     assert list(phases) == ["discriminator", "r1", "generator"]
     assert phases["r1"].every == R1_EVERY
     assert phases["r1"].optimizer is phases["discriminator"].optimizer
-    loss, logs = phases["r1"].loss(Batch(digits()[:4], None, Source(torch.Generator(), 4)))
+    loss, logs = phases["r1"].loss(Batch({"image": digits()[:4]}, Source(torch.Generator(), 4)))
     assert logs["r1"] > 0
     torch.testing.assert_close(loss.detach(), logs["r1"] * R1_EVERY)
 
@@ -337,7 +337,7 @@ def test_every_objective_learns_real_digits(preset: str) -> None:
 
     def distance() -> float:
         networks["generator"].eval()
-        batch = Batch(images[:500], None, Source(torch.Generator().manual_seed(1), 500))
+        batch = Batch({"image": images[:500]}, Source(torch.Generator().manual_seed(1), 500))
         with torch.no_grad():
             result = sliced_wasserstein(recipe.preview(networks, batch), images[:500])
         networks["generator"].train()

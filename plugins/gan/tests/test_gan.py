@@ -37,7 +37,7 @@ def run(recipe: Recipe, networks: Mapping[str, nn.Module], images: Tensor, rows:
             for name, network in networks.items():
                 network.requires_grad_(name in phase.networks)
             chosen = torch.randint(len(images), (rows,), generator=generator)
-            loss, _ = phase.loss(Batch(images[chosen], None, Source(generator, rows)))
+            loss, _ = phase.loss(Batch({"image": images[chosen]}, Source(generator, rows)))
             phase.optimizer.zero_grad()
             loss.backward()
             phase.optimizer.step()
@@ -142,7 +142,7 @@ def test_algorithm_1_trains_the_discriminator_first_each_with_its_own_optimizer(
 def test_the_discriminators_loss_leaves_the_generator_without_gradient() -> None:
     networks = build(PRESETS["tiny"])
     discriminator, generator = train(PRESETS["tiny"], networks).phases
-    batch = Batch(digits()[:8], None, Source(torch.Generator().manual_seed(0), 8))
+    batch = Batch({"image": digits()[:8]}, Source(torch.Generator().manual_seed(0), 8))
     discriminator.loss(batch)[0].backward()
     assert all(p.grad is None for p in networks["generator"].parameters())
     generator.loss(batch)[0].backward()
@@ -157,7 +157,7 @@ def test_it_learns_real_digits() -> None:
     images = digits()
 
     def distance() -> float:
-        batch = Batch(images[:500], None, Source(torch.Generator().manual_seed(1), 500))
+        batch = Batch({"image": images[:500]}, Source(torch.Generator().manual_seed(1), 500))
         with torch.no_grad():
             return sliced_wasserstein(recipe.preview(networks, batch), images[:500])
 

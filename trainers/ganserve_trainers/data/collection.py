@@ -1,11 +1,14 @@
 """What every reader gives: named images that are decoded one by one, and maybe a label for each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+
+from ganserve.errors import DataError
 
 
 class Collection(Protocol):
@@ -49,3 +52,84 @@ class ArrayImages:
     def image(self, index: int) -> Image.Image:
         """The image at ``index``."""
         return Image.fromarray(self.pixels[index])
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The :class:`Collection` of some images of another, without their labels."""
+
+    whole: Collection
+    indices: Sequence[int]
+    labels: None = None
+
+    @property
+    def kind(self) -> str:
+        """The whole's."""
+        return self.whole.kind
+
+    @cached_property
+    def names(self) -> Sequence[str]:
+        """Their names in the whole."""
+        names = self.whole.names
+        return [names[index] for index in self.indices]
+
+    @property
+    def black_border(self) -> bool:
+        """The whole's."""
+        return self.whole.black_border
+
+    def image(self, index: int) -> Image.Image:
+        """Decode the image at ``index`` of the subset."""
+        return self.whole.image(self.indices[index])
+
+
+@dataclass(frozen=True)
+class Half:
+    """The left or right half of every image of a :class:`Collection` of images that are twice as wide as high."""
+
+    whole: Collection
+    right: bool
+    labels: None = None
+
+    @property
+    def kind(self) -> str:
+        """The whole's."""
+        return self.whole.kind
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The whole's."""
+        return self.whole.names
+
+    @property
+    def black_border(self) -> bool:
+        """The whole's."""
+        return self.whole.black_border
+
+    def image(self, index: int) -> Image.Image:
+        """Decode one half; :class:`DataError` where the image is not twice as wide as high."""
+        both = ImageOps.exif_transpose(self.whole.image(index))
+        width, height = both.size
+        if width != 2 * height:
+            raise DataError(
+                f"it has {width}x{height} pixels: a pair side by side is twice as wide as high, A left and B right"
+            )
+        return both.crop((height, 0, width, height) if self.right else (0, 0, height, height))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a data set: for the name of each of its tensors the images; those at one index belong together."""
+
+    images: Mapping[str, Collection]
+    labels: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(next(iter(self.images.values())).names)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """A name for each row: that of its image, or those of its pair."""
+        columns = (collection.names for collection in self.images.values())
+        return [" + ".join(dict.fromkeys(row)) for row in zip(*columns, strict=True)]

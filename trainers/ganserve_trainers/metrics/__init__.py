@@ -11,6 +11,11 @@ module          what it is
 ``classifier``  a small CNN trained on the data set: which classes are made, and how surely (after Salimans et al.
                 2016, Improved Techniques for Training GANs)
 ``neighbours``  the nearest training image, in pixels or features
+``ssim``        structural similarity, at one scale or five, of a translated image and its target
+``distance``    mean absolute difference of two images on [-1, 1], and that of random images of a domain
+``domains``     a classifier of two domains that judges unpaired translations
+``blur``        blurred images, as a control
+``bootstrap``   the interval of a mean over held-out images
 ``diversity``   mean pairwise distance against that of real images (after Odena et al. 2017, Conditional Image
                 Synthesis with Auxiliary Classifier GANs)
 ``pictures``    grids, and samples above their nearest training images

@@ -1,0 +1,162 @@
+"""``ganserve translate``."""
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ganserve.commands.options import Colour, label_of, number_of, server_option
+from ganserve.commands.output import asking, progress, watched, write_file
+from ganserve.commands.sample import SUFFIXES
+from ganserve.errors import RequestError, Unavailable
+
+INPUTS = (".png", ".jpg", ".jpeg", ".webp")
+"""The files of a folder that are taken for pictures."""
+
+SHOWN = 10
+"""How many pictures that failed are named."""
+
+
+@click.command(short_help="Ask a server to translate pictures.")
+@click.argument("model")
+@click.argument("inputs", metavar="IN...", nargs=-1, required=True)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for one file a picture."
+)
+@click.option("--direction", "--task", "task", help="Which way, such as a2b, where the model has several.")
+@click.option("--version", type=click.IntRange(min=1), help="The model's version [the latest].")
+@click.option(
+    "--image", "images", multiple=True, metavar="NAME=FILE", help="A picture beside each: reference, mask; repeatable."
+)
+@click.option(
+    "--size",
+    type=click.Choice(["exact", "resize", "letterbox", "native"]),
+    help="How a picture meets the model's size [native where the model takes any, else resize].",
+)
+@click.option("--restore", is_flag=True, help="Scale each result to the size of its picture.")
+@click.option("--background", type=Colour(), default="#ffffff", show_default=True, help="Behind what is transparent.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Of the model's noise, the same for all [the server's choice]."
+)
+@click.option("--label", help="Class by number or name, for a model with classes.")
+@click.option(
+    "--number", "numbers", multiple=True, metavar="NAME=NUMBER", help="Another value that the task reads; repeatable."
+)
+@click.option(
+    "--format",
+    "image_format",
+    default="png",
+    show_default=True,
+    help="Of the files: png, jpeg, webp, raw, npy or npy-float.",
+)
+@click.option("--quality", type=click.IntRange(1, 100), help="For jpeg and webp [90, 80].")
+@click.option("--overwrite", is_flag=True, help="Translate anew what lies in --out already.")
+@click.option(
+    "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures under way at once."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds for each picture.",
+)
+@server_option
+def command(
+    model: str,
+    inputs: tuple[str, ...],
+    out: Path,
+    images: tuple[str, ...],
+    label: str | None,
+    numbers: tuple[str, ...],
+    image_format: str,
+    overwrite: bool,
+    parallel: int,
+    server: str,
+    **options: Any,
+) -> None:
+    """Ask a server to translate the pictures IN with MODEL and write each result to --out, under the picture's name.
+
+    IN are files, quoted globs and folders, whose structure is kept. What lies in --out already is not asked for again: a run
+    that was interrupted is started again as it was. A picture that fails is named at the end; the others go on.
+
+    \b
+    Examples:
+      ganserve translate pix2pix-emoji cat.png --out results
+      ganserve translate cyclegan photos --direction a2b --restore --out painted --format jpeg
+      ganserve translate spade 'maps/**/*.png' --image reference=style.jpg --seed 7 --out landscapes
+    """
+    suffix = SUFFIXES.get(image_format, image_format)
+    found = _targets(find_pictures(inputs), out, suffix)
+    todo = {target: source for target, source in found.items() if overwrite or not target.exists()}
+    asked_for = {
+        **options,
+        "images": dict(_image(text) for text in images),
+        "label": None if label is None else label_of(label),
+        "numbers": dict(number_of(text) for text in numbers),
+        "format": image_format,
+    }
+    failed: dict[Path, Exception] = {}
+    with asking(server) as client, progress() as bars, ThreadPoolExecutor(parallel) as pool:
+
+        def translate(target: Path, source: Path) -> None:
+            try:
+                write_file(target, client.translate(model, source, **asked_for).data)
+            except Unavailable:
+                raise
+            except (RequestError, OSError) as error:
+                failed[source] = error
+
+        under_way = [pool.submit(translate, target, source) for target, source in todo.items()]
+        try:
+            for one in watched(bars, model, len(todo), as_completed(under_way)):
+                one.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    here = f", {len(found) - len(todo)} were there already" if len(found) > len(todo) else ""
+    click.echo(f"{len(todo) - len(failed)} of {len(found)} pictures translated to {out}{here}")
+    if failed:
+        named = "".join(f"\n  {source}: {error}" for source, error in list(failed.items())[:SHOWN])
+        more = f"\n  and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
+        raise click.ClickException(f"{len(failed)} failed:{named}{more}")
+
+
+def find_pictures(inputs: Sequence[str]) -> dict[Path, Path]:
+    """The picture files that ``inputs`` (files, globs, folders) name → each one's place below its folder, else its name."""
+    found: dict[Path, Path] = {}
+    for text in inputs:
+        matches = [text] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
+        if not matches:
+            raise click.BadParameter(f"{text!r} is no file or folder and matches none", param_hint="IN")
+        for path in map(Path, matches):
+            if path.is_dir():
+                inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in INPUTS and one.is_file())
+                if not inside and len(matches) == 1:
+                    raise click.BadParameter(f"{path} holds no {', '.join(INPUTS)}", param_hint="IN")
+                found.update({one: one.relative_to(path) for one in inside})
+            else:
+                found[path] = Path(path.name)
+    return found
+
+
+def _targets(found: Mapping[Path, Path], out: Path, suffix: str) -> dict[Path, Path]:
+    """Result file → picture; two pictures whose results would have one name are refused."""
+    targets: dict[Path, Path] = {}
+    for source, place in found.items():
+        target = out / place.with_suffix(f".{suffix}")
+        if (other := targets.setdefault(target, source)) != source:
+            raise click.BadParameter(
+                f"{other} and {source} would both become {target}; translate them to different folders", param_hint="IN"
+            )
+    return targets
+
+
+def _image(text: str) -> tuple[str, Path]:
+    name, _, file = text.partition("=")
+    if not Path(file).is_file():
+        raise click.BadParameter(f"{text!r} is not NAME=FILE of a file that exists", param_hint="--image")
+    return name, Path(file)

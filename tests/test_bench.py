@@ -1,0 +1,61 @@
+"""What `ganserve bench` measures: rows that the engine alone runs, and requests that a server answers with as many."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from ganserve import bench
+from ganserve.bench_task import measured
+from ganserve.errors import GanserveError
+from ganserve.testing.server import Serving, serving
+from ganserve.v1 import generation_pb2_grpc
+
+
+@pytest.fixture(scope="module")
+def server(echo: Path) -> Iterator[Serving]:
+    with serving(echo) as running:
+        yield running
+
+
+def test_the_first_task_that_is_a_single_graph_is_measured(echo: Path) -> None:
+    target = measured(echo)
+    assert (target.task.kind, target.task.name, target.graph.name) == ("translate", "negative", "negative")
+    assert measured(echo, "noisy").task.name == "noisy"
+
+
+@pytest.mark.parametrize("task", ["sample", "settle", "nothing"])
+def test_a_task_of_several_steps_or_none_is_refused(echo: Path, task: str) -> None:
+    with pytest.raises(GanserveError, match=rf"no task '{task}' that can be measured, among .*negative.*single graph"):
+        measured(echo, task)
+
+
+def test_pictures_are_loaded_by_four_callers_and_their_batches_stay_small(echo: Path) -> None:
+    assert bench.loads(echo) == (bench.Load(rows=1, concurrency=4, largest=4),)
+
+
+@pytest.mark.parametrize("task", ["negative", "noisy", "blend", "fixed"])
+def test_the_server_answers_what_the_engine_alone_makes(echo: Path, server: Serving, task: str) -> None:
+    target = measured(echo, task)
+    session = target.session("onnxruntime", threads=1)
+    feeds = {name: session.upload(array) for name, array in target.rows(5).items()}
+    made = session.download(session.run(feeds, target.outputs())[target.outputs()[0]])
+    assert len(made) == 5
+    with grpc.insecure_channel(server.address) as channel:
+        call = getattr(generation_pb2_grpc.GenerationStub(channel), target.method())
+        media = call(target.request(3, 0, 1), timeout=20).translation.media
+    answer = np.frombuffer(media.image.data, np.uint8)
+    assert answer.size == made[0].size
+    if task in ("negative", "fixed"):
+        np.testing.assert_array_equal(answer, made[0].reshape(-1))
+
+
+def test_the_engine_alone_runs_in_a_process_of_its_own(echo: Path) -> None:
+    command = [sys.executable, "-m", "ganserve.bench", str(echo), "0.1", "negative", "onnxruntime", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) > 0
