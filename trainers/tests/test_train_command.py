@@ -74,7 +74,10 @@ def test_a_folder_of_images_with_a_broken_one(tmp_path: Path) -> None:
         (("--resume",), "holds no run"),
         (("toy", "--data", "nowhere", "--preset", "tiny"), "there is no data at nowhere"),
         (("toy", "--data", "digits:", "--preset", "tiny", "--set", "hiden=3"), "did you mean 'hidden'?"),
-        (("toy", "--data", "digits:", "--preset", "tiny", "--background", "reddish"), "'reddish' is no colour: write #RRGGBB"),
+        (
+            ("toy", "--data", "digits:", "--preset", "tiny", "--background", "reddish"),
+            "'reddish' is no colour: write #RRGGBB",
+        ),
     ],
 )
 def test_mistakes_are_explained(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
