@@ -25,9 +25,9 @@ def multiples(graph: Graph) -> dict[str, int]:
 
 
 def other_sizes(graph: Graph) -> tuple[Sizes, ...]:
-    """The smallest legal sizes, and unequal ones of two multiples and more; none where nothing is free."""
+    """The smallest legal sizes, and unequal ones of four multiples and more; none where nothing is free."""
     smallest = multiples(graph)
-    unequal = {name: (2 + place) * step for place, (name, step) in enumerate(smallest.items())}
+    unequal = {name: (4 + place) * step for place, (name, step) in enumerate(smallest.items())}
     return (smallest, unequal) if smallest else ()
 
 

@@ -201,9 +201,9 @@ def test_a_size_that_only_the_exporter_sees_is_found_by_trying_others(tmp_path: 
 
 def test_a_branch_on_a_side_is_found_by_trying_others(tmp_path: Path) -> None:
     def branching(x: Tensor) -> Tensor:
-        return x if x.shape[3] > 8 else x.flip(3)
+        return x if x.shape[3] > 24 else x.flip(3)
 
-    with pytest.raises(ExportError, match=r"at height 4, width 4: 'image' differs .* a branch or a constant"):
+    with pytest.raises(ExportError, match=r"at height \d+, width \d+: 'image' differs .* a branch or a constant"):
         export(tmp_path, branching)
 
 
