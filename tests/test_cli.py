@@ -292,6 +292,8 @@ def test_demo_translates_the_examples_of_a_bundle(tmp_path):
     manifest = read(folder).manifest
     tasks = tuple(task for task in manifest.tasks if task.name == "negative")
     write_manifest(folder, msgspec.structs.replace(manifest, tasks=tasks))
+    (tmp_path / "bundles" / "broken").mkdir()
+    (tmp_path / "bundles" / "broken" / "manifest.json").write_text("{")
     (folder / "examples").mkdir()
     for grey in (0, 100, 200):
         Image.new("RGB", (8, 8), (grey, grey, grey)).save(folder / "examples" / f"{grey:03d}.png")

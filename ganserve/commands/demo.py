@@ -1,6 +1,5 @@
 """``ganserve demo``: a real server, a real client, pictures."""
 
-import json
 import math
 import subprocess
 import time
@@ -13,7 +12,7 @@ from rich.progress import Progress
 
 from ganserve.commands.output import console, progress, watched, write_png
 from ganserve.commands.process import PATIENCE, server, stop, tail
-from ganserve.errors import DeadlineExceeded
+from ganserve.errors import BundleError, DeadlineExceeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -116,10 +115,15 @@ def _ask_all(client: "Client", bundles: Path, count: int, out: Path, output: Con
 
 def _examples(bundles: Path, model: "ModelSummary") -> list[Path]:
     """The pictures that come with the bundle of ``model``."""
-    for manifest in bundles.glob("**/manifest.json"):
-        told = json.loads(manifest.read_bytes())
-        if (told.get("name"), told.get("version")) == (model.name, model.version):
-            return sorted((manifest.parent / EXAMPLES).glob("*.png"))
+    from ganserve import bundle
+
+    for path in bundles.glob(f"**/{bundle.MANIFEST}"):
+        try:
+            manifest = bundle.read(path.parent).manifest
+        except BundleError:
+            continue  # the server has said why it does not serve that one
+        if (manifest.name, manifest.version) == (model.name, model.version):
+            return sorted((path.parent / EXAMPLES).glob("*.png"))
     return []
 
 
