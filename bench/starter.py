@@ -3,7 +3,7 @@
     python bench/starter.py fashion --bundle BUNDLE --data FASHION_MNIST_FOLDER
     python bench/starter.py emoji --bundle BUNDLE --data IMAGE_FOLDER --features NSFWJS_PACKAGE
 
-Images come from the exported ONNX graph, exactly as a server would make them. Nothing is picked by hand: samples are those of
+Images come from a real server of the bundle. Nothing is picked by hand: samples are those of
 index 0, 1, 2, … of one seed. The exit status is 1 where a bundle misses a bar.
 """
 
@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import msgspec
 import numpy as np
 from page import training, write_text
+from sampling import sampled
 
 from ganserve import bundle
 from ganserve.bundle import Bundle
-from ganserve.codecs.seeds import draw
-from ganserve.errors import BundleError, DataError, GanserveError
-from ganserve.spec import Noise
+from ganserve.errors import DataError, GanserveError
 from ganserve_trainers.data import DataOptions, load
 from ganserve_trainers.metrics import frechet
 from ganserve_trainers.metrics.blur import blur
@@ -44,7 +42,6 @@ SMALLEST_ACCURACY = 0.85
 
 GRID = 64
 PAIRS = 16
-ROWS = 100
 QUERIES = 500
 """Images whose nearest training image is searched for the median distance."""
 
@@ -57,33 +54,6 @@ class Report:
     figures: Sequence[tuple[str, str]]
     notes: str
     passed: bool | None
-
-
-def sampler(source: Bundle) -> Callable[[int, int, int], np.ndarray]:
-    """A function ``(seed, first index, count)`` → images uint8 ``[count, H, W, C]`` of the bundle's one-graph sample task."""
-    import onnxruntime
-
-    manifest = source.manifest
-    task = next((task for task in manifest.tasks if task.kind == "sample"), None)
-    if task is None or len(task.steps) != 1 or [entry.codec for entry in task.inputs] != ["noise"]:
-        raise BundleError(
-            f"{manifest.name} has no sample task of one graph fed by one noise; this report knows no other"
-        )
-    graph = manifest.graph(task.steps[0].graph)
-    noise, tensor = msgspec.convert(dict(task.inputs[0].options), Noise), graph.inputs[0]
-    shape = tuple(size for size in tensor.shape if isinstance(size, int))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(source.path(graph.file), options, providers=["CPUExecutionProvider"])
-
-    def sample(seed: int, first: int, count: int) -> np.ndarray:
-        parts = []
-        for start in range(first, first + count, ROWS):
-            pairs = np.array([(seed, i) for i in range(start, min(start + ROWS, first + count))], np.uint64)
-            parts += session.run([graph.outputs[0].name], {tensor.name: draw(noise, pairs, shape)})
-        return np.concatenate(parts)
-
-    return sample
 
 
 @dataclass(frozen=True)
@@ -255,7 +225,7 @@ def publish(
     """Sample ``count`` images of the bundle in ``folder``, ``measure`` them, write the report, and say how it went."""
     try:
         source = bundle.read(folder)
-        samples = sampler(source)(seed, 0, count)
+        samples = sampled(folder, seed, 0, count)
         report, real = measure(samples)
         write_report(source, report, samples, real, seed, command)
     except GanserveError as error:

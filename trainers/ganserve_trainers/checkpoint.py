@@ -113,14 +113,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def load(path: Path) -> Checkpoint:
     """The checkpoint at ``path``; :class:`TrainingError` if a file is missing, truncated or altered."""
-    try:
-        state = msgspec.json.decode((path / STATE).read_bytes(), type=State)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise TrainingError(
-            f"checkpoint {path.name}: {STATE} cannot be read: {error}; use an older checkpoint"
-        ) from error
-    if state.format != FORMAT:
-        raise TrainingError(f"checkpoint {path.name} has format {state.format}: this version reads format {FORMAT}")
+    state = _state(path)
     for name in FILES:
         if name not in state.files:
             raise TrainingError(f"checkpoint {path.name}: {STATE} does not record {name}; use an older checkpoint")
@@ -130,6 +123,18 @@ def load(path: Path) -> Checkpoint:
     except SafetensorError as error:
         raise TrainingError(f"checkpoint {path.name} is not safetensors: {error}; use an older checkpoint") from error
     return Checkpoint(path, state, _by_network(networks), _by_network(averages), optimizers)
+
+
+def _state(path: Path) -> State:
+    try:
+        state = msgspec.json.decode((path / STATE).read_bytes(), type=State)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise TrainingError(
+            f"checkpoint {path.name}: {STATE} cannot be read: {error}; use an older checkpoint"
+        ) from error
+    if state.format != FORMAT:
+        raise TrainingError(f"checkpoint {path.name} has format {state.format}: this version reads format {FORMAT}")
+    return state
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -147,6 +152,16 @@ def latest(folder: Path) -> Checkpoint | None:
     if problems:
         raise TrainingError(f"no checkpoint under {folder} can be used: {'; '.join(problems)}")
     return None
+
+
+def of_images(folder: Path, images: int) -> Checkpoint:
+    """The checkpoint under ``folder`` at ``images`` images; :class:`TrainingError` tells at how many there are some."""
+    states = {path: _state(path) for path in list_checkpoints(folder)}
+    found = [path for path, state in states.items() if state.images == images]
+    if not found:
+        seen = ", ".join(f"{state.images / 1000:g}" for state in states.values()) or "none"
+        raise TrainingError(f"{folder} has no checkpoint at {images / 1000:g} kimg; there are: {seen}")
+    return load(found[0])
 
 
 def restore(networks: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, Tensor]], where: Path) -> None:

@@ -154,11 +154,15 @@ def resume_run(
     return _train(fabric, family, record, data, folder, settings, console, resume=True)
 
 
-def load_run(folder: Path, plugins: Plugins | None = None) -> Run:
-    """The run in ``folder`` at its newest good checkpoint. Raises :class:`TrainingError` where it has none."""
+def load_run(folder: Path, plugins: Plugins | None = None, kimg: float | None = None) -> Run:
+    """The run in ``folder`` at its newest good checkpoint, or at the one of ``kimg`` thousand images.
+
+    Raises :class:`TrainingError` where there is none.
+    """
     record = read_record(folder)
     family = (plugins or installed()).family(record.family)
-    saved = checkpoint.latest(folder / "checkpoints")
+    checkpoints = folder / "checkpoints"
+    saved = checkpoint.latest(checkpoints) if kimg is None else checkpoint.of_images(checkpoints, round(kimg * 1000))
     if saved is None:
         raise TrainingError(f"{folder} has no checkpoint yet: let `ganserve train` reach its first snapshot")
     networks: dict[str, nn.Module] = dict(resolve(family.build)(record.config))

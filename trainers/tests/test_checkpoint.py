@@ -42,7 +42,7 @@ def flip_last_bit(data: bytes) -> bytes:
 
 def save(folder: Path, step: int = 1, keep: int = 3) -> Path:
     network, optimizer = trained(torch.optim.Adam, step)
-    state = State(seed=1, family="toy", preset="tiny", config={}, step=step)
+    state = State(seed=1, family="toy", preset="tiny", config={}, step=step, images=step * 500)
     return checkpoint.save(folder, state, {"g": network}, {"g": network}, [optimizer], keep)
 
 
@@ -120,6 +120,14 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (9, 10, 100):
         save(tmp_path, step, keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step-00000100", "step-00000010"]
+
+
+def test_a_checkpoint_is_found_by_the_images_seen(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    assert checkpoint.of_images(tmp_path, 1000).state.step == 2
+    with pytest.raises(TrainingError, match=r"no checkpoint at 1.2 kimg; there are: 1.5, 1, 0.5"):
+        checkpoint.of_images(tmp_path, 1200)
 
 
 def test_a_folder_without_checkpoints_has_no_latest(tmp_path: Path) -> None:

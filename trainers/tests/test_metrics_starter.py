@@ -17,6 +17,7 @@ from ganserve.bundle import Bundle
 from ganserve.codecs.seeds import draw
 from ganserve.errors import BundleError
 from ganserve.spec import Noise
+from ganserve_trainers.command import train
 from ganserve_trainers.export import Label, export_bundle
 
 PROVENANCE = {"command": "ganserve train dcgan --preset tiny", "seed": 5, "data": {"name": "digits", "images": 1500}}
@@ -55,13 +56,12 @@ def digits_as_idx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_samples_come_from_the_exported_graph(starter: ModuleType, tiny: Bundle):
-    sample = starter.sampler(tiny)
-    images = sample(7, 0, 130)
+def test_samples_come_from_a_server_of_the_bundle(starter: ModuleType, tiny: Bundle):
+    images = starter.sampled(tiny.folder, 7, 0, 130)
     assert (images.shape, images.dtype) == ((130, 8, 8, 1), np.uint8)
-    np.testing.assert_array_equal(sample(7, 120, 10), images[120:])
+    np.testing.assert_array_equal(starter.sampled(tiny.folder, 7, 120, 10), images[120:])
     golden = tiny.golden()["generator.image"]
-    np.testing.assert_array_equal(sample(tiny.manifest.golden.seed, 0, len(golden)), golden)
+    np.testing.assert_array_equal(starter.sampled(tiny.folder, tiny.manifest.golden.seed, 0, len(golden)), golden)
 
 
 def test_an_untrained_bundle_is_reported_and_fails(starter: ModuleType, tiny: Bundle, digits_as_idx: Path):
@@ -126,3 +126,20 @@ def test_features_are_remembered_by_the_images(starter: ModuleType, tmp_path: Pa
 def test_a_bundle_that_hides_its_training_is_refused(starter: ModuleType):
     with pytest.raises(BundleError, match="no command and no seed"):
         starter.training({"steps": 3})
+
+
+def test_a_curve_lists_every_number_of_images_once(starter: ModuleType):
+    curve = importlib.import_module("curve")
+    text = curve.table(["one", "two"], [{10.0: 3.0, 20.0: 2.5}, {20.0: 1.256}])
+    assert text.splitlines()[2:] == ["| 10 | 3.00 |  |", "| 20 | 2.50 | 1.26 |"]
+
+
+def test_a_point_of_a_curve_is_made_by_that_checkpoint(starter: ModuleType, tmp_path: Path):
+    curve = importlib.import_module("curve")
+    options = ["dcgan", "--preset", "tiny", "--data", "digits:", "--out", str(tmp_path), "--kimg", "0.064"]
+    result = CliRunner().invoke(train, [*options, "--snapshot-kimg", "0.032"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert curve.images_seen(tmp_path) == [0.032, 0.064]
+    early, late = (curve.made_at(tmp_path, kimg, 4, seed=1) for kimg in (0.032, 0.064))
+    assert early.shape == late.shape == (4, 8, 8, 1)
+    assert (early != late).any()
