@@ -1,10 +1,11 @@
-"""What keeps a discriminator or critic smooth: gradient penalty, R1, weight clipping."""
+"""What keeps a discriminator or critic smooth (gradient penalty, R1, weight clipping), and a generator (path length)."""
 
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
+from ganserve_trainers.distributed import mean_over_processes
 from ganserve_trainers.recipe import Source
 
 Critic = Callable[[Tensor], Tensor]
@@ -33,6 +34,28 @@ def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, source: Source,
 def r1(critic: Critic, real: Tensor, gamma: float) -> Tensor:
     """Mescheder et al., 2018, eq. 9: gamma / 2 * E[||grad D(x)||^2] on real images."""
     return gamma / 2 * squared_gradient_norms(critic, real).mean()
+
+
+def path_lengths(images: Tensor, w: Tensor, source: Source) -> Tensor:
+    """||J_w^T y||_2 of every image ``[n]``, J_w the Jacobian of its pixels in its ``w`` ``[n, layers, k]``, y random pixels from N(0, 1).
+
+    Scaled by 1 / sqrt(pixels * layers), so that the weight of the paper, ln 2 / (r^2 (ln r - ln 2)) for images of r x r pixels, becomes 2
+    at every resolution (Karras et al., 2020, appendix B). Differentiable in the generator's weights; ``images`` must come from ``w``.
+    """
+    shape, rows = images.shape[1:], len(images)
+    projected = (images * source.normal(*shape)[:rows]).sum() / (shape[1] * shape[2]) ** 0.5
+    (gradients,) = torch.autograd.grad(projected, w, create_graph=True)
+    return (gradients.float().square().sum(2).mean(1) + TINY).sqrt()
+
+
+def path_length_penalty(lengths: Tensor, average: Tensor, decay: float = 0.01) -> Tensor:
+    """Karras et al., 2020 (StyleGAN2), eq. 4: E[(||J_w^T y||_2 - a)^2], a the moving average of the lengths.
+
+    ``average`` is a, a buffer of one number: it first moves towards the mean of ``lengths`` by ``decay`` (appendix B), in place.
+    """
+    with torch.no_grad():
+        average.lerp_(mean_over_processes(lengths.detach().mean()), decay)
+    return (lengths - average.clone()).square().mean()
 
 
 def clip_weights(parameters: Iterable[nn.Parameter], bound: float) -> None:
