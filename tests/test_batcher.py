@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import msgspec
@@ -256,6 +256,51 @@ def test_a_line_that_was_idle_gets_no_credit_for_it() -> None:
     assert 9 <= chosen.count(idle) <= 11
 
 
+def run_all(batcher: Batcher, seconds: Mapping[int, float]) -> list[int]:
+    """Run what waits, in batches that take ``seconds`` by their rows; those rows."""
+    sizes = []
+    while batcher.waiting:
+        batch = take(batcher)
+        batcher.ran(batch, seconds[batch.rows])
+        sizes.append(batch.rows)
+    return sizes
+
+
+def test_batches_stay_small_where_small_ones_are_faster_row_by_row_and_are_tried_full_now_and_then() -> None:
+    batcher, stage = Batcher(), Stage(4)
+    for rows, seconds in ((1, 1.0), (4, 5.0)):
+        for _ in range(8):
+            run_for(batcher, stage, rows, seconds)
+    batcher.submit(make_job(stage, 70), 0.0)
+    times = {1: 1.0, 4: 5.0}
+    assert run_all(batcher, times) == [*[1] * 31, 4, *[1] * 31, 4]
+    # Another network, on the same device: the line of one shape says nothing of the other's.
+    batcher.submit(make_job(stage, 8, shape=(2,)), 0.0)
+    assert run_all(batcher, times) == [4, 4]
+
+
+@pytest.mark.parametrize("full", [2.0, 4.0, 4.4])
+def test_batches_are_full_where_that_is_as_fast_row_by_row(full: float) -> None:
+    batcher, stage = Batcher(), Stage(4)
+    for rows, seconds in ((1, 1.0), (4, full)):
+        for _ in range(8):
+            run_for(batcher, stage, rows, seconds)
+    batcher.submit(make_job(stage, 20), 0.0)
+    assert run_all(batcher, {4: full}) == [4] * 5
+
+
+def test_neither_a_few_batches_nor_slow_moments_decide_how_large_they_are() -> None:
+    batcher, stage = Batcher(), Stage(4)
+    for _ in range(8):
+        run_for(batcher, stage, 1, 1.0)
+    for _ in range(7):
+        run_for(batcher, stage, 4, 9.0)
+    batcher.submit(make_job(stage, 4), 0.0)
+    assert run_all(batcher, {4: 4.0}) == [4], "seven have been slow"
+    batcher.submit(make_job(stage, 8), 0.0)
+    assert run_all(batcher, {4: 9.0}) == [4, 4], "one of eight was not"
+
+
 def test_an_urgent_line_goes_first_and_the_least_slack_before_the_others() -> None:
     batcher, calm, soon, sooner = Batcher(), Stage(4), Stage(4), Stage(4)
     for stage in (calm, soon, sooner):
@@ -306,6 +351,21 @@ def test_a_full_queue_refuses_and_says_how_long_its_rows_will_take() -> None:
     batcher.check_room(4)
     batcher.submit(make_job(stage, 5), 0.0, admitted=True)
     assert batcher.waiting == 65
+
+
+def test_bytes_that_are_held_for_rows_are_bounded_and_a_refusal_says_when_to_come_back() -> None:
+    batcher, stage = Batcher(max_bytes=100), Stage(4)
+    run_for(batcher, stage, 4, 2.0)
+    batcher.submit(make_job(stage, 8), 0.0)
+    batcher.hold(60)
+    batcher.hold(40)
+    with pytest.raises(QueueFull, match=r"100 bytes of pictures are waiting and 1 more exceed the queue's 100") as full:
+        batcher.hold(1)
+    assert full.value.retry_after == pytest.approx(4.0)
+    batcher.release(40)
+    with pytest.raises(QueueFull):
+        batcher.hold(41)
+    batcher.hold(40)
 
 
 def test_rows_of_a_later_stage_count_but_always_fit() -> None:

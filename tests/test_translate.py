@@ -6,6 +6,7 @@ import io
 import random
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,14 @@ def violations(error: grpc.RpcError) -> dict[str, str]:
         if detail.Unpack(bad):
             found |= {one.field: one.description for one in bad.field_violations}
     return found
+
+
+def retry_seconds(error: grpc.RpcError) -> float:
+    retry = error_details_pb2.RetryInfo()
+    status = rpc_status.from_call(error)
+    assert status is not None
+    assert status.details[0].Unpack(retry)
+    return retry.retry_delay.ToMilliseconds() / 1000
 
 
 async def refused(call: Any) -> grpc.aio.AioRpcError:
@@ -452,6 +461,75 @@ async def test_a_full_queue_is_told_before_the_picture_is_decoded(echo: Path) ->
         await asyncio.gather(*busy)
 
 
+ROOM = 2 * PICTURE.nbytes
+"""What a raw ``PICTURE`` takes, as it is sent and as the model takes it."""
+
+
+async def test_pictures_that_wait_take_room_and_those_beyond_it_are_refused_before_they_are_decoded(echo: Path) -> None:
+    small = file(np.zeros((20, 20, 3), np.uint8))
+    async with up(echo, queue_bytes=3 * ROOM + len(small.data)) as one:
+        gate = one.watch("negative")
+        busy = [await one.jam(gate)]
+        busy += [asyncio.ensure_future(one.generation.Translate(request())) for _ in range(2)]
+        await one.waiting(2)
+        decoded = one.metric("ganserve_decode_seconds_count", format="raw")
+        # For the one there is no room as it is sent; for the other, a small file, as large as it says that it is.
+        for sent in (raw(PICTURE), small):
+            error = await refused(one.generation.Translate(request(images={"image": sent})))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "bytes of pictures are waiting" in (error.details() or "")
+            assert retry_seconds(error) > 0
+        assert one.metric("ganserve_rejected_requests_total", reason="queue_full") == 2
+        assert one.metric("ganserve_decode_seconds_count", format="raw") == decoded
+        assert one.metric("ganserve_decode_seconds_count", format="file") == 0
+        gate.open.set()
+        await asyncio.gather(*busy)
+        assert (await translated(one, request())).shape == PICTURE.shape
+
+
+async def test_a_picture_for_which_there_is_never_room_is_refused_for_good(echo: Path) -> None:
+    async with up(echo, queue_bytes=ROOM) as one:
+        bomb = bytearray(file(PICTURE).data)
+        bomb[16:24] = (5000).to_bytes(4, "big") * 2
+        bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+        for sent in (raw(noise(12, 12)), image(data=bytes(bomb))):
+            found = violations(await refused(one.generation.Translate(request(images={"image": sent}))))
+            assert f"this server holds {ROOM} for all pictures" in found["images[image]"]
+        assert one.metric("ganserve_decode_seconds_count", format="file") == 0
+        assert (await translated(one, request())).shape == PICTURE.shape
+
+
+async def test_room_is_given_back_however_a_call_ends(echo: Path) -> None:
+    async with up(echo, queue_bytes=ROOM) as one:
+        gate = one.watch("negative")
+
+        async def all_room_is_there() -> None:
+            assert (await translated(one, request())).shape == PICTURE.shape
+
+        await all_room_is_there()
+        assert (await refused(one.generation.Translate(request(max_reply_bytes=100)))).code().name == "INVALID_ARGUMENT"
+        await all_room_is_there()
+        await refused(one.generation.Translate(request(images={"image": image(data=file(PICTURE).data[:90])})))
+        await all_room_is_there()
+        await refused(
+            one.generation.Translate(request("measure", output=None, size=pb.SIZE_POLICY_EXACT, restore=True))
+        )
+        await all_room_is_there()
+        call = await one.jam(gate)
+        call.cancel()
+        gate.open.set()
+        await one.idle()
+        await all_room_is_there()
+        await played(one, frames([PICTURE]))
+        await all_room_is_there()
+        stream = one.generation.TranslateStream()
+        await stream.write(frames([PICTURE])[0])
+        await stream.read()
+        stream.cancel()
+        await one.idle()
+        await all_room_is_there()
+
+
 async def test_decoding_does_not_hold_up_the_event_loop(one: Up) -> None:
     picture = file(noise(1000, 1000), compress_level=9)
     call = asyncio.ensure_future(one.generation.Translate(request(images={"image": picture}, max_reply_bytes=LARGE)))
@@ -580,6 +658,51 @@ async def test_pictures_in_the_settings_hold_for_every_frame_that_brings_none_of
     half = np.array([0.5], np.float32)
     for used, reply in zip((reference, other, reference), await played(one, messages), strict=True):
         assert (pixels(reply.translation) == blend_of(PICTURE[None], used[None], half)[0]).all()
+
+
+async def test_pictures_in_the_settings_are_decoded_once_a_stream(echo: Path) -> None:
+    half = np.array([0.5], np.float32)
+    reference = noise(8, 12, 5)
+    async with up(echo, stream_frames=4) as one:
+        gate = one.watch("blend")
+        gate.open.clear()
+        messages = frames([PICTURE] * 20, task="blend", images={"reference": file(reference)})
+        playing = asyncio.create_task(played(one, messages))
+        await one.until(lambda: one.metric("ganserve_stream_frames") == 4)
+        gate.open.set()
+        for reply in await playing:
+            assert (pixels(reply.translation) == blend_of(PICTURE[None], reference[None], half)[0]).all()
+            assert reply.translation.images["reference"].width == 12
+            assert reply.served.seconds["decode"] > 0
+        assert one.metric("ganserve_decode_seconds_count", format="raw") == 20
+        assert one.metric("ganserve_decode_seconds_count", format="file") == 1, "for all frames, four of them at once"
+        assert len(await played(one, messages)) == 20
+        assert one.metric("ganserve_decode_seconds_count", format="file") == 2, "another stream's are its own"
+        own = frames([PICTURE] * 2, task="blend", images={"reference": file(reference)})
+        for message in own:
+            message.images["reference"].CopyFrom(raw(PICTURE))
+        await played(one, own)
+        assert one.metric("ganserve_decode_seconds_count", format="file") == 2, "one that no frame needs is not decoded"
+
+
+async def test_pictures_in_the_settings_hold_their_room_as_long_as_the_stream(echo: Path) -> None:
+    async with up(echo, queue_bytes=3 * ROOM) as one:
+        stream = one.generation.TranslateStream()
+        messages = frames([PICTURE] * 9, task="blend", images={"reference": raw(PICTURE)})
+        for message in messages:
+            await stream.write(message)
+            assert (await stream.read()).frame >= 0
+        gate = one.watch("negative")
+        first = await one.jam(gate)
+        second = asyncio.ensure_future(one.generation.Translate(request()))
+        await one.waiting(1)
+        assert (await refused(one.generation.Translate(request()))).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await stream.done_writing()
+        assert await stream.read() is grpc.aio.EOF
+        third = asyncio.ensure_future(one.generation.Translate(request()))
+        await one.waiting(2)
+        gate.open.set()
+        await asyncio.gather(first, second, third)
 
 
 async def test_a_message_with_settings_alone_is_no_frame_and_an_empty_stream_is_none(one: Up) -> None:

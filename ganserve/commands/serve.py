@@ -59,6 +59,13 @@ LEVELS = ("debug", "info", "warning", "error")
     help="The most rows that wait; calls beyond it are told to come back later.",
 )
 @click.option(
+    "--queue-bytes",
+    type=click.IntRange(min=1),
+    default=1 << 30,
+    show_default=True,
+    help="The most bytes of pictures in calls; those beyond it are told to come back later.",
+)
+@click.option(
     "--max-rows", type=click.IntRange(min=1), default=1024, show_default=True, help="The most rows of one call."
 )
 @click.option(
@@ -105,6 +112,7 @@ def command(
     threads: int,
     max_batch: int,
     queue_rows: int,
+    queue_bytes: int,
     max_rows: int,
     max_request_bytes: int,
     max_picture_pixels: int,
@@ -148,6 +156,7 @@ def command(
         ),
         max_rows=max_rows,
         queue_rows=queue_rows,
+        queue_bytes=queue_bytes,
         max_request_bytes=max_request_bytes,
         max_picture_pixels=max_picture_pixels,
         stream_frames=stream_frames,

@@ -8,6 +8,8 @@ requests wait in one *line* for each (stage, row shapes). :meth:`Batcher.take` p
 - The rows: urgent jobs first, then the callers in turn, each the same share; so a request of a thousand rows is split over
   many batches and lets single rows through between them.
 - Both times, after a few urgent choices in a row one is made fairly: who is always in a hurry cannot starve who is not.
+- How many: as many as wait and fit. But where batches of fewer rows have been faster row by row (a network of large activations
+  may outgrow a CPU's caches), no more than those, save for a full batch now and then, to see whether that still holds.
 - Rows whose caller has gone are dropped; a job that can no longer meet its deadline fails with DEADLINE_EXCEEDED before any
   more of its rows are run.
 """
@@ -24,6 +26,7 @@ import msgspec
 import numpy as np
 
 from ganserve.errors import DeadlineExceeded, QueueFull, RequestError
+from ganserve.serving.pace import Pace
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -32,9 +35,6 @@ _MAX_LINES = 256
 
 _URGENT_IN_A_ROW = 3
 """How often urgency may decide before fairness does once."""
-
-_REFUSED_DISCOUNT = 0.9
-"""What an estimate is multiplied by when a job fails for it: else one slow batch could refuse all that would correct it."""
 
 Failures = list[tuple["Job", RequestError]]
 
@@ -157,38 +157,16 @@ class Batch(msgspec.Struct, eq=False):
 class _Line:
     """The jobs that wait for one stage with one set of row shapes."""
 
-    __slots__ = ("callers", "due", "hurried", "jobs", "most_rows", "seconds", "served", "stage", "waiting")
+    __slots__ = ("callers", "due", "hurried", "jobs", "most_rows", "pace", "served", "stage", "waiting")
 
     def __init__(self, stage: Stage, most_rows: int) -> None:
-        self.stage, self.most_rows = stage, most_rows
+        self.stage, self.most_rows, self.pace = stage, most_rows, Pace(most_rows)
         self.callers: dict[Hashable, deque[Job]] = {}
         self.due: list[tuple[float, int, Job]] = []
         self.jobs = 0
         self.waiting = 0
         self.hurried = 0
         self.served = 0.0
-        self.seconds: dict[int, float] = {}
-
-    def estimate(self, rows: int) -> float:
-        """Seconds that a batch of ``rows`` takes, from the nearest size that has run (in proportion, if larger); 0 before any has."""
-        if not self.seconds:
-            return 0.0
-        nearest = min(self.seconds, key=lambda size: abs(size - rows))
-        return self.seconds[nearest] * min(1.0, rows / nearest)
-
-    def needs(self, rows: int) -> float:
-        """Seconds that ``rows`` take at least, if the line serves nobody else."""
-        full, rest = divmod(rows, self.most_rows)
-        return full * self.estimate(self.most_rows) + (self.estimate(rest) if rest else 0.0)
-
-    def observe(self, rows: int, seconds: float) -> None:
-        """Remember how long a batch took (moving average, so that a slow moment passes)."""
-        old = self.seconds.get(rows, seconds)
-        self.seconds[rows] = old + 0.2 * (seconds - old)
-
-    def doubt(self) -> None:
-        """Lower the estimates, for one of them has refused a job."""
-        self.seconds = {size: seconds * _REFUSED_DISCOUNT for size, seconds in self.seconds.items()}
 
     def add(self, job: Job) -> None:
         """Append ``job`` behind its caller's others."""
@@ -218,9 +196,10 @@ class _Line:
 class Batcher:
     """The waiting rows of one device. Thread-safe; times are seconds of one monotonic clock that the caller reads."""
 
-    def __init__(self, max_rows: int = 4096) -> None:
-        """``max_rows`` bounds the rows that wait; a request beyond it is refused, never queued without end."""
-        self.max_rows = max_rows
+    def __init__(self, max_rows: int = 4096, max_bytes: int = 1 << 30) -> None:
+        """``max_rows`` bounds the rows that wait, ``max_bytes`` what is held for them; a request beyond is refused, never queued without end."""
+        self.max_rows, self.max_bytes = max_rows, max_bytes
+        self._held = 0
         self._lines: dict[Hashable, _Line] = {}
         self._waiting = 0
         self._served = 0.0
@@ -237,6 +216,22 @@ class Batcher:
         """Raise :class:`QueueFull` if ``rows`` more do not fit; a caller with work to do before it submits asks first."""
         with self._lock:
             self._check_room(rows)
+
+    def hold(self, count: int) -> None:
+        """Take room for ``count`` bytes of pictures, until :meth:`release`; :class:`QueueFull` if there is not so much."""
+        with self._lock:
+            if self._held + count > self.max_bytes:
+                raise QueueFull(
+                    f"{self._held} bytes of pictures are waiting and {count} more exceed the queue's {self.max_bytes}; "
+                    "retry later or send smaller ones",
+                    retry_after=self._drain_seconds(),
+                )
+            self._held += count
+
+    def release(self, count: int) -> None:
+        """Give back the room of ``count`` bytes."""
+        with self._lock:
+            self._held -= count
 
     def submit(self, job: Job, now: float, *, admitted: bool = False) -> None:
         """Queue ``job``; :class:`QueueFull` if it does not fit. ``admitted`` rows (a later stage, a loop's next run) always fit."""
@@ -294,7 +289,7 @@ class Batcher:
         with self._lock:
             batch.seconds = seconds
             batch.line.served += seconds
-            batch.line.observe(batch.rows, seconds)
+            batch.line.pace.observe(batch.rows, seconds)
 
     def _check_room(self, rows: int) -> None:
         if self._waiting + rows > self.max_rows:
@@ -304,7 +299,7 @@ class Batcher:
             )
 
     def _drain_seconds(self) -> float:
-        return max(0.05, min(sum(line.needs(line.waiting) for line in self._lines.values()), 30.0))
+        return max(0.05, min(sum(line.pace.needs(line.waiting) for line in self._lines.values()), 30.0))
 
     def _drop(self, job: Job) -> int:
         saved = job.waiting
@@ -334,29 +329,29 @@ class Batcher:
         line = job.line
         assert line is not None, "a job that waits has a line"
         left = job.deadline - now
-        if left > (needed := line.needs(job.waiting)):
+        if left > (needed := line.pace.needs(job.waiting)):
             return False
         late = f"{job.waiting} of {job.rows} rows still wait {left:.3f} s before the deadline and need {needed:.3f} s"
         if left > 0:
-            line.doubt()
+            line.pace.doubt()
         self._drop(job)
         failed.append((job, DeadlineExceeded(f"{late}; allow more time or ask for fewer rows")))
         return True
 
     def _choose(self, lines: list[_Line], now: float) -> _Line:
-        horizon = now + sum(line.estimate(min(line.waiting, line.most_rows)) for line in lines)
+        horizon = now + sum(line.pace.estimate(min(line.waiting, line.most_rows)) for line in lines)
         urgent = [line for line in lines if line.due and line.due[0][0] <= horizon]
         if urgent and self._hurried < _URGENT_IN_A_ROW:
             self._hurried += 1
-            return min(urgent, key=lambda line: line.due[0][0] - line.estimate(line.most_rows))
+            return min(urgent, key=lambda line: line.due[0][0] - line.pace.estimate(line.most_rows))
         self._hurried = 0
         return min(lines, key=lambda line: line.served)
 
     def _slices(self, line: _Line, now: float, failed: Failures) -> list[Slice]:
         """Rows for one batch, taken; empty if all that waited was late."""
-        room = line.most_rows
+        room = line.pace.room()
         slices: list[Slice] = []
-        horizon = now + 2 * line.estimate(room)
+        horizon = now + 2 * line.pace.estimate(room)
         while room and line.hurried < _URGENT_IN_A_ROW and line.due and line.due[0][0] <= horizon:
             job = line.due[0][2]
             room -= self._take(job, room, slices, now, failed)

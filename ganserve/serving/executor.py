@@ -75,6 +75,15 @@ class Executor:
         self._check_open()
         self.batcher.check_room(rows)
 
+    def hold(self, count: int) -> None:
+        """Take room for ``count`` bytes of pictures, from any thread; :class:`ganserve.errors.QueueFull` if there is not so much."""
+        self._check_open()
+        self.batcher.hold(count)
+
+    def release(self, count: int) -> None:
+        """Give back the room of ``count`` bytes, from any thread."""
+        self.batcher.release(count)
+
     def cancel(self, job: Job) -> None:
         """Drop what is left of a job, whose caller has gone; it will hear nothing more."""
         job.ended = True
