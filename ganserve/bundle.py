@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -18,9 +17,10 @@ import msgspec
 import numpy as np
 import onnx
 
+from ganserve.bundle_arrays import check_directions, check_golden, latent_shapes, load
 from ganserve.errors import BundleError, SpecError
 from ganserve.names import Name, check_name
-from ganserve.spec import DType, Graph, Noise, Record, Task, Tensor, check_tasks
+from ganserve.spec import Direction, DType, Graph, Noise, Record, Task, Tensor, check_tasks
 
 FORMAT = 1
 """The format that this version writes and reads."""
@@ -52,6 +52,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     manifest_bytes: int = 1 << 20
     graph_bytes: int = 64 << 20
     golden_bytes: int = 256 << 20
+    directions_bytes: int = 64 << 20
     total_bytes: int = 16 << 30
     files: int = 64
 
@@ -86,7 +87,10 @@ class Golden(Record, frozen=True, kw_only=True):
 
 
 class Manifest(Record, frozen=True, kw_only=True):
-    """All that is known of a bundle. ``config`` is the preset's, ``provenance`` how it was trained, ``files`` every file it reads."""
+    """All that is known of a bundle. ``config`` is the preset's, ``provenance`` how it was trained, ``files`` every file it reads.
+
+    ``directions`` are the named ways to move a latent.
+    """
 
     name: Name
     version: Annotated[int, msgspec.Meta(ge=1)]
@@ -98,6 +102,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     tasks: tuple[Task, ...]
     golden: Golden
     files: Mapping[Name, File]
+    directions: Mapping[Name, Direction] = {}
     config: Mapping[str, Any] = {}
     provenance: Mapping[str, Any] = {}
     format: int = FORMAT
@@ -110,6 +115,8 @@ class Manifest(Record, frozen=True, kw_only=True):
         named |= {
             file: f"input {source.tensor!r}" for task in self.tasks for source in task.inputs for file in source.files
         }
+        named |= {direction.file: f"direction {name!r}" for name, direction in self.directions.items()}
+        self._check_directions()
         graphs = {graph.name: graph for graph in self.graphs}
         for name, drawn in self.golden.noise.items():
             if name not in graphs:
@@ -123,6 +130,16 @@ class Manifest(Record, frozen=True, kw_only=True):
                 raise SpecError(
                     f"{user} needs {file!r}, which is not among the bundle's files: {', '.join(sorted(self.files))}"
                 )
+
+    def _check_directions(self) -> None:
+        shapes = latent_shapes(self)
+        for name, direction in self.directions.items():
+            check_name("direction", name)
+            what = f"direction {name!r} moves {direction.tensor!r}, which"
+            if direction.tensor not in shapes:
+                raise SpecError(f"{what} is no latent; there are {', '.join(shapes) or 'none'}")
+            if len(shapes[direction.tensor]) > 1:
+                raise SpecError(f"{what} has another shape in another task; bind one of them to another name")
 
     def graph(self, name: str) -> ExportedGraph:
         """The graph called ``name``, which must exist."""
@@ -141,9 +158,13 @@ class Bundle(msgspec.Struct, frozen=True):
 
     def golden(self) -> dict[str, np.ndarray]:
         """The golden arrays by ``graph.tensor``."""
-        with np.load(self.path(self.manifest.golden.file), allow_pickle=False) as arrays:
-            # Members of another kind than .npy come as bytes; no golden array is one.
-            return {name: np.asarray(arrays[name]) for name in arrays.files}
+        return load(self.path(self.manifest.golden.file))
+
+    def directions(self) -> dict[str, np.ndarray]:
+        """The vectors of the directions by name: float32 of the latents' shapes."""
+        files = {direction.file for direction in self.manifest.directions.values()}
+        vectors = {file: load(self.path(file)) for file in files}
+        return {name: vectors[direction.file][name] for name, direction in self.manifest.directions.items()}
 
 
 def read(folder: Path, limits: Limits | None = None) -> Bundle:
@@ -154,7 +175,8 @@ def read(folder: Path, limits: Limits | None = None) -> Bundle:
         _check_files(folder, manifest, limits)
         for graph in manifest.graphs:
             _check_graph(folder, graph, manifest.files, limits)
-        _check_golden(folder, manifest, limits)
+        check_golden(folder, manifest, limits.golden_bytes)
+        check_directions(folder, manifest, limits.directions_bytes)
     except (OSError, SpecError) as error:
         raise BundleError(f"bundle {folder}: {error}") from error
     return Bundle(manifest, folder)
@@ -288,41 +310,6 @@ def _check_signature(where: str, side: str, declared: tuple[Tensor, ...], found:
             raise BundleError(
                 f"{where}: {side} {tensor.name!r} has row shape {list(shape)}, the manifest says {list(tensor.shape)}"
             )
-
-
-def _check_golden(folder: Path, manifest: Manifest, limits: Limits) -> None:
-    golden = manifest.golden
-    where = f"bundle {folder}: {golden.file}"
-    if manifest.files[golden.file].size > limits.golden_bytes:
-        raise BundleError(
-            f"{where} has {manifest.files[golden.file].size} bytes, at most {limits.golden_bytes} are read"
-        )
-    try:
-        with zipfile.ZipFile(folder / golden.file) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > limits.golden_bytes:
-            raise BundleError(f"{where} unpacks to {unpacked} bytes, at most {limits.golden_bytes} are read")
-        arrays = Bundle(manifest, folder).golden()
-    except BundleError:
-        raise
-    except Exception as error:  # zipfile and numpy raise a dozen types for a damaged archive
-        raise BundleError(f"{where} is not a plain npz archive: {error}") from error
-    for graph in manifest.graphs:
-        drawn = golden.noise.get(graph.name, {})
-        for tensor in (*(one for one in graph.inputs if one.name not in drawn), *graph.outputs):
-            array = arrays.get(f"{graph.name}.{tensor.name}")
-            if (
-                array is None
-                or array.dtype != tensor.dtype
-                or array.shape[:1] != (golden.rows,)
-                or not tensor.accepts(array.shape[1:])
-            ):
-                have = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
-                raise BundleError(
-                    f"{where} has {have} for {graph.name}.{tensor.name}: expected {golden.rows} rows of {tensor.dtype}{list(tensor.shape)}"
-                )
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise BundleError(f"{where} has NaN or infinity in {graph.name}.{tensor.name}: export the bundle again")
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -15,59 +15,46 @@ import msgspec
 
 from ganserve.errors import SpecError
 from ganserve.names import Name, check_name, check_reference
+from ganserve.tensors import (
+    Direction,
+    Distribution,
+    DType,
+    Input,
+    Inversion,
+    Latent,
+    Noise,
+    Output,
+    Record,
+    Tensor,
+    Walk,
+)
 
-DType: TypeAlias = Literal["float32", "float16", "uint8", "int32", "int64", "bool"]
-Distribution: TypeAlias = Literal["normal", "uniform", "sphere"]
+__all__ = [
+    "Codec",
+    "DType",
+    "Direction",
+    "Distribution",
+    "Engine",
+    "Family",
+    "Graph",
+    "Input",
+    "Inversion",
+    "Latent",
+    "Loop",
+    "Noise",
+    "Output",
+    "Record",
+    "Spec",
+    "Step",
+    "Task",
+    "TaskKind",
+    "Tensor",
+    "Walk",
+    "check_tasks",
+    "tensors_of",
+]
+
 TaskKind: TypeAlias = Literal["sample", "translate", "text_to_image", "invert"]
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the serialisable records: immutable, keyword-only; unknown fields in JSON are refused."""
-
-
-class Tensor(Record, frozen=True, kw_only=True):
-    """A named tensor: its dtype and the shape of one row, where a string stands for a size known only at run time.
-
-    Such free sizes are multiples of ``multiple`` (a network that halves its input twice takes multiples of 4).
-    """
-
-    name: Name
-    dtype: DType
-    shape: tuple[int | str, ...] = ()
-    multiple: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
-
-    def __post_init__(self) -> None:
-        """Refuse sizes that no tensor can have."""
-        check_name("tensor", self.name)
-        if any(isinstance(size, int) and size < 1 for size in self.shape):
-            raise SpecError(
-                f"tensor {self.name!r} has shape {list(self.shape)}: every size must be at least 1; leave the row axis out"
-            )
-
-    def accepts(self, shape: tuple[int, ...]) -> bool:
-        """Whether one row of ``shape`` fits this declaration."""
-        return len(shape) == len(self.shape) and all(
-            have % self.multiple == 0 if isinstance(want, str) else want == have
-            for want, have in zip(self.shape, shape, strict=True)
-        )
-
-
-class Noise(Record, frozen=True, kw_only=True):
-    """How noise is drawn from a (seed, index) pair. ``docs/seeds.md`` is the recipe; ``stream`` keeps two tensors apart.
-
-    ``uniform`` lies in [low, high); ``normal`` is N(0, 1), resampled beyond a row's truncation threshold if one is given;
-    ``sphere`` is a normal scaled to root mean square 1 (ProGAN's hypersphere).
-    """
-
-    distribution: Distribution = "normal"
-    stream: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
-    low: float = -1.0
-    high: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse an empty interval."""
-        if self.distribution == "uniform" and not self.low < self.high:
-            raise SpecError(f"uniform noise from {self.low} to {self.high} is empty: low must be below high")
 
 
 class Graph(Record, frozen=True, kw_only=True):
@@ -100,29 +87,6 @@ class Graph(Record, frozen=True, kw_only=True):
     def output(self, name: str) -> Tensor:
         """The output called ``name``; :class:`SpecError` if there is none."""
         return _find(self.outputs, name, f"graph {self.name!r} has no output {name!r}")
-
-
-class Input(Record, frozen=True, kw_only=True):
-    """A tensor that codec ``codec`` makes from the request values named in ``reads``, with the codec's own ``options`` and ``files``.
-
-    ``reads`` are also the only values that a request for the task may carry; each value is per row. The tensor can be had when
-    the request carries one of them, or always if it is ``optional`` (the codec has a default).
-    """
-
-    tensor: Name
-    codec: Name
-    reads: tuple[Name, ...]
-    optional: bool = False
-    options: Mapping[str, Any] = {}
-    files: tuple[Name, ...] = ()
-
-
-class Output(Record, frozen=True, kw_only=True):
-    """The tensor that answers the task and the codec that turns one row of it into media."""
-
-    tensor: Name
-    codec: Name
-    options: Mapping[str, Any] = {}
 
 
 class Step(Record, frozen=True, kw_only=True, tag="graph", tag_field="step"):
@@ -193,13 +157,19 @@ class Loop(Record, frozen=True, kw_only=True, tag="loop", tag_field="step"):
 
 
 class Task(Record, frozen=True, kw_only=True):
-    """What one rpc does with a bundle: inputs made by codecs, steps over named tensors, and the output that answers."""
+    """What one rpc does with a bundle: inputs made by codecs, steps over named tensors, and the output that answers.
+
+    ``latents`` are the tensors that may be walked, mixed and edited, in the order in which they are made; a task of kind
+    ``invert`` says in ``inversion`` how it seeks.
+    """
 
     name: Name
     kind: TaskKind
     inputs: tuple[Input, ...]
     steps: tuple[Step | Loop, ...]
     output: Output
+    latents: tuple[Latent, ...] = ()
+    inversion: Inversion | None = None
 
     def values(self) -> tuple[str, ...]:
         """The names of the request values that some input reads, in order of first mention."""
@@ -227,6 +197,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     ``presets`` maps a preset's name to its configuration and must hold a ``tiny`` one (seconds on one core).
     ``spec(config)`` gives the :class:`Spec`. ``build(config)`` gives the networks by name. ``train(config, networks)`` gives a
     ``ganserve_trainers.recipe.Recipe``. ``export(config, networks)`` gives a torch module for each graph of the spec.
+    ``directions(config, networks)``, where there is one, gives edit directions by name as ``ganserve_trainers.directions.Found``.
     """
 
     name: str
@@ -237,6 +208,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     build: str
     train: str
     export: str
+    directions: str | None = None
 
     def __post_init__(self) -> None:
         """Check names and references."""
@@ -247,8 +219,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
             raise SpecError(
                 f"family {self.name!r} has no 'tiny' preset: the conformance suite needs one that trains in seconds; it has {sorted(self.presets)}"
             )
-        for field in ("build", "train", "export"):
-            check_reference(f"family {self.name!r}, {field}", getattr(self, field))
+        for field in ("build", "train", "export", "directions"):
+            if (reference := getattr(self, field)) is not None:
+                check_reference(f"family {self.name!r}, {field}", reference)
 
     def config(self, preset: str) -> Mapping[str, Any]:
         """The configuration of ``preset``; :class:`SpecError` naming the presets there are."""
@@ -314,6 +287,10 @@ def tensors_of(graphs: Mapping[str, Graph], task: Task) -> dict[str, Tensor]:
                     f"task {task.name!r}: tensor {name!r} is {seen.dtype}{list(seen.shape)} in one step and "
                     f"{tensor.dtype}{list(tensor.shape)} in graph {graph.name!r}; bind one of them to another name"
                 )
+    if task.inversion is not None and task.inversion.start in found:
+        # What may become the start is like it, and need be read by nothing else.
+        for name in task.inversion.starts.values():
+            found.setdefault(name, msgspec.structs.replace(found[task.inversion.start], name=name))
     return found
 
 
@@ -330,7 +307,10 @@ def check_tasks(graphs: tuple[Graph, ...], tasks: tuple[Task, ...]) -> None:
                 raise SpecError(
                     f"task {task.name!r}: input {source.tensor!r} is read by no step; its tensors are {', '.join(tensors)}"
                 )
+        _check_latents(task, tensors)
         made = {source.tensor for source in task.inputs}
+        # What an inversion starts from is chosen among its starts, call by call.
+        made |= {task.inversion.start} if task.inversion is not None else set()
         made |= {name for step in task.steps for name in step.makes(by_name[step.graph]).values()}
         for step in task.steps:
             graph = by_name[step.graph]
@@ -341,6 +321,29 @@ def check_tasks(graphs: tuple[Graph, ...], tasks: tuple[Task, ...]) -> None:
                 )
         if task.output.tensor not in made:
             raise SpecError(f"task {task.name!r}: nothing makes its output {task.output.tensor!r}; add a step")
+
+
+def _check_latents(task: Task, tensors: Mapping[str, Tensor]) -> None:
+    inversion = task.inversion
+    if (task.kind == "invert") != (inversion is not None):
+        raise SpecError(f"task {task.name!r}: a task of kind 'invert', and no other, says how in `inversion`")
+    sought = [] if inversion is None else [inversion.start, inversion.latent, *inversion.starts.values()]
+    told = [] if inversion is None else [inversion.loss, inversion.preview]
+    for name in (*(latent.tensor for latent in task.latents), *sought, *told):
+        if name not in tensors:
+            raise SpecError(f"task {task.name!r}: {name!r} is none of its tensors; they are {', '.join(tensors)}")
+    for latent in task.latents:
+        shape = tensors[latent.tensor].shape
+        if tensors[latent.tensor].dtype != "float32" or any(isinstance(size, str) for size in shape) or not shape:
+            raise SpecError(f"task {task.name!r}: latent {latent.tensor!r} must be float32 of a fixed shape")
+        if latent.layers and len(shape) < 2:
+            raise SpecError(
+                f"task {task.name!r}: latent {latent.tensor!r} has shape {list(shape)}, so no layers to mix"
+            )
+    if wrong := [name for name in sought if tensors[name].shape != tensors[sought[0]].shape]:
+        raise SpecError(
+            f"task {task.name!r}: {wrong[0]!r} has another shape than {sought[0]!r}, where the inversion starts"
+        )
 
 
 def _ports(task: Task, step: Step | Loop, graph: Graph) -> Iterator[tuple[Tensor, str]]:

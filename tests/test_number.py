@@ -51,6 +51,13 @@ def test_the_default_stands_in_for_a_missing_value() -> None:
         decoder().decode({}, 3)
 
 
+def test_a_number_fills_a_tensor_with_a_shape() -> None:
+    codec = decoder(shape=(2, 3), default=1.0)
+    assert np.array_equal(codec.decode({"psi": [0.5, 2.0]}, 2), np.stack([np.full((2, 3), 0.5), np.full((2, 3), 2.0)]))
+    assert np.array_equal(codec.decode({}, 2), np.ones((2, 2, 3)))
+    assert codec.example(np.zeros((4, 2), np.uint64)).shape == (4, 2, 3)
+
+
 def test_the_decoder_tells_its_range() -> None:
     assert decoder(default=1).describe() == {"psi": {"low": 0.0, "high": 2.0, "default": 1.0}}
 
@@ -65,8 +72,8 @@ def test_the_decoder_tells_its_range() -> None:
         ({"high": 1e39}, "expected a finite float32"),
         ({"dtype": "int64", "default": 0.5}, "option default is 0.5"),
         ({"dtype": "int32", "high": 2**31}, "option high"),
-        ({"dtype": "bool"}, "one number a row"),
-        ({"shape": (2,)}, "one number a row"),
+        ({"dtype": "bool"}, "of a fixed shape"),
+        ({"shape": ("length",)}, "of a fixed shape"),
         ({"reads": ("a", "b")}, "one value"),
         ({"step": 1}, "step"),
     ],

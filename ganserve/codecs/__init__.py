@@ -151,9 +151,16 @@ def ganserve_codecs() -> Iterable[Codec]:
     """The codecs that come with ganserve."""
     return [
         Codec(name="noise", summary="seed (and truncation) → noise", decode="ganserve.codecs.seeds:NoiseDecoder"),
+        Codec(
+            name="fixed-noise",
+            summary="noise_seed → noise, the same for every row without one",
+            decode="ganserve.codecs.fixed_noise:FixedNoiseDecoder",
+        ),
         Codec(name="label", summary="class index or name → int64", decode="ganserve.codecs.label:LabelDecoder"),
         Codec(
-            name="number", summary="a number a row → float32 or int64", decode="ganserve.codecs.number:NumberDecoder"
+            name="number",
+            summary="a number a row → a tensor filled with it",
+            decode="ganserve.codecs.number:NumberDecoder",
         ),
         Codec(
             name="image",

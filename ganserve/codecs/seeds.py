@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from ganserve.codecs import refused
-from ganserve.errors import SpecError
+from ganserve.errors import InvalidArgument, SpecError
 from ganserve.spec import Input, Noise, Tensor
 
 LABEL_STREAM = 2**32
@@ -117,7 +117,9 @@ class NoiseDecoder:
         self._truncates = "truncation" in source.reads
 
     def decode(self, values: Mapping[str, Sequence[Any]], rows: int) -> np.ndarray:
-        """Noise float32 ``[rows, ...]``; :class:`InvalidArgument` for pairs or thresholds out of range."""
+        """Noise float32 ``[rows, ...]``; :class:`InvalidArgument` for no pairs, or for pairs or thresholds out of range."""
+        if "seed" not in values:
+            raise InvalidArgument.of("seed", "is missing: without one there is no noise to truncate")
         seeds = seed_pairs(values["seed"])
         truncation = None
         if self._truncates and "truncation" in values:

@@ -31,7 +31,7 @@ DETERMINISM_BIT_EXACT: Determinism
 DETERMINISM_TOLERANCE: Determinism
 
 class SampleRequest(_message.Message):
-    __slots__ = ("model", "version", "task", "count", "seed", "first_index", "seeds", "tensors", "labels", "truncation", "numbers", "output", "return_tensors", "max_reply_bytes")
+    __slots__ = ("model", "version", "task", "count", "seed", "first_index", "seeds", "tensors", "labels", "truncation", "numbers", "output", "return_tensors", "max_reply_bytes", "directions")
     class TensorsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,13 @@ class SampleRequest(_message.Message):
         value: _media_pb2.Tensor
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[_media_pb2.Tensor, _Mapping]] = ...) -> None: ...
     class NumbersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Numbers
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Numbers, _Mapping]] = ...) -> None: ...
+    class DirectionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +67,7 @@ class SampleRequest(_message.Message):
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     RETURN_TENSORS_FIELD_NUMBER: _ClassVar[int]
     MAX_REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     task: str
@@ -74,7 +82,8 @@ class SampleRequest(_message.Message):
     output: _media_pb2.OutputOptions
     return_tensors: _containers.RepeatedScalarFieldContainer[str]
     max_reply_bytes: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[str] = ..., count: _Optional[int] = ..., seed: _Optional[int] = ..., first_index: _Optional[int] = ..., seeds: _Optional[_Iterable[int]] = ..., tensors: _Optional[_Mapping[str, _media_pb2.Tensor]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., truncation: _Optional[_Iterable[float]] = ..., numbers: _Optional[_Mapping[str, Numbers]] = ..., output: _Optional[_Union[_media_pb2.OutputOptions, _Mapping]] = ..., return_tensors: _Optional[_Iterable[str]] = ..., max_reply_bytes: _Optional[int] = ...) -> None: ...
+    directions: _containers.MessageMap[str, Numbers]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., task: _Optional[str] = ..., count: _Optional[int] = ..., seed: _Optional[int] = ..., first_index: _Optional[int] = ..., seeds: _Optional[_Iterable[int]] = ..., tensors: _Optional[_Mapping[str, _media_pb2.Tensor]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., truncation: _Optional[_Iterable[float]] = ..., numbers: _Optional[_Mapping[str, Numbers]] = ..., output: _Optional[_Union[_media_pb2.OutputOptions, _Mapping]] = ..., return_tensors: _Optional[_Iterable[str]] = ..., max_reply_bytes: _Optional[int] = ..., directions: _Optional[_Mapping[str, Numbers]] = ...) -> None: ...
 
 class TranslateRequest(_message.Message):
     __slots__ = ("model", "version", "task", "images", "size", "restore", "background", "seed", "index", "tensors", "label", "truncation", "numbers", "output", "return_tensors", "max_reply_bytes")

@@ -75,7 +75,7 @@ class ModelSummary(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., family: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., reason: _Optional[str] = ..., engines: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("name", "kind", "values", "tensors", "output")
+    __slots__ = ("name", "kind", "values", "tensors", "output", "latents", "directions", "starts")
     class TensorsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -88,12 +88,38 @@ class Task(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     TENSORS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
+    STARTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: str
     values: _containers.RepeatedCompositeFieldContainer[Value]
     tensors: _containers.MessageMap[str, TensorSpec]
     output: str
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., values: _Optional[_Iterable[_Union[Value, _Mapping]]] = ..., tensors: _Optional[_Mapping[str, TensorSpec]] = ..., output: _Optional[str] = ...) -> None: ...
+    latents: _containers.RepeatedCompositeFieldContainer[Latent]
+    directions: _containers.RepeatedCompositeFieldContainer[Direction]
+    starts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[str] = ..., values: _Optional[_Iterable[_Union[Value, _Mapping]]] = ..., tensors: _Optional[_Mapping[str, TensorSpec]] = ..., output: _Optional[str] = ..., latents: _Optional[_Iterable[_Union[Latent, _Mapping]]] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., starts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Latent(_message.Message):
+    __slots__ = ("tensor", "walk", "layers")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    WALK_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    tensor: str
+    walk: str
+    layers: bool
+    def __init__(self, tensor: _Optional[str] = ..., walk: _Optional[str] = ..., layers: _Optional[bool] = ...) -> None: ...
+
+class Direction(_message.Message):
+    __slots__ = ("name", "tensor", "source")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    tensor: str
+    source: str
+    def __init__(self, name: _Optional[str] = ..., tensor: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class Value(_message.Message):
     __slots__ = ("name", "description_json")
