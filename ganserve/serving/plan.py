@@ -1,4 +1,4 @@
-"""Which steps of a task one kind of request needs, as stages and loops in order.
+"""Which steps of a task one kind of request needs, as stages, loops and edits in order.
 
 Requests that give the same tensors and values and want the same tensors share one :class:`Plan`, and with it the stages in
 which their rows meet.
@@ -15,6 +15,7 @@ import numpy as np
 from ganserve.codecs.seeds import draw
 from ganserve.engines import Session
 from ganserve.errors import EngineError, InvalidArgument
+from ganserve.serving.edits import EditSegment
 from ganserve.spec import Graph, Input, Loop, Noise, Step, Task
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
@@ -49,6 +50,14 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
     reads: tuple[str, ...]
     gives: tuple[str, ...]
     max_pixels: Mapping[str, int] = {}
+
+    def same(self, other: "Stage") -> bool:
+        """Whether this is the work of ``other``, so that rows of either may meet."""
+        mine, theirs = (
+            ([(id(run.loaded), run.inputs, run.outputs) for run in stage.runs], stage.reads, stage.gives)
+            for stage in (self, other)
+        )
+        return mine == theirs
 
     def most_rows(self, feeds: Arrays) -> int:
         """The most rows of one batch of such ``feeds``: fewer than ``max_rows`` where each is a large picture, but one."""
@@ -85,7 +94,7 @@ class LoopSegment(msgspec.Struct, frozen=True, eq=False):
     def start(self, tensors: Arrays, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The stage's first feeds for ``rows`` rows, and each row's number of runs."""
         feeds = {port: tensors[name] for port, name in self.loop.reads(self.graph).items()}
-        return feeds, self._limits(tensors, rows)
+        return feeds, self.limits(tensors, rows)
 
     def feeds(self, feeds: Arrays, counters: np.ndarray, limits: np.ndarray, seeds: np.ndarray | None) -> Arrays:
         """``feeds`` with what the loop itself provides: counter, limit and fresh noise."""
@@ -104,7 +113,8 @@ class LoopSegment(msgspec.Struct, frozen=True, eq=False):
         over = counters + 1 >= limits
         return over if self.loop.done is None else over | outputs[self.loop.done]
 
-    def _limits(self, tensors: Arrays, rows: int) -> np.ndarray:
+    def limits(self, tensors: Arrays, rows: int) -> np.ndarray:
+        """Each row's number of runs, int64 ``[rows]``; :class:`InvalidArgument` for one that is out of range."""
         loop = self.loop
         if isinstance(loop.steps, int):
             return np.full(rows, loop.steps, np.int64)
@@ -114,14 +124,14 @@ class LoopSegment(msgspec.Struct, frozen=True, eq=False):
         return limits
 
 
-Segment: TypeAlias = Stage | LoopSegment
+Segment: TypeAlias = Stage | LoopSegment | EditSegment
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
     """What one kind of request needs: inputs to decode, then segments in order.
 
-    ``reads`` are the request values that are used, ``uses`` the tensors given that are. ``engines`` names the engine of each graph
-    on the way; ``bit_exact`` says whether all of them give the same bits whatever the batch.
+    ``reads`` are the request values that are used, ``uses`` the tensors given that are, ``edits`` those edited. ``engines`` names the
+    engine of each graph on the way; ``bit_exact`` says whether all of them give the same bits whatever the batch.
     """
 
     decodes: tuple[Input, ...]
@@ -130,6 +140,7 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     uses: frozenset[str]
     engines: tuple[str, ...]
     bit_exact: bool
+    edits: frozenset[str] = frozenset()
 
 
 def decodable(task: Task, values: Container[str]) -> frozenset[str]:
@@ -149,10 +160,12 @@ def make_plan(
     decodable: frozenset[str],
     wanted: frozenset[str],
     max_pixels: Mapping[str, int] = MappingProxyType({}),
+    edits: Mapping[str, EditSegment] = MappingProxyType({}),
 ) -> Plan:
     """The plan for a request that gives the tensors ``given``, and values to decode ``decodable`` from, and wants ``wanted``.
 
-    ``max_pixels`` bounds the pictures of a batch, by tensor. Raises :class:`InvalidArgument` where a wanted tensor cannot be made from what is given, naming what is missing.
+    ``max_pixels`` bounds the pictures of a batch, by tensor. Of ``edits``, by the tensor that each changes, those are made whose tensor
+    is on the way; all that reads it, the request too, gets what the edit made of it. Raises :class:`InvalidArgument` where a wanted tensor cannot be made from what is given, naming what is missing.
     """
     search = _Search(task, graphs, given, decodable)
     for name in sorted(wanted):
@@ -162,13 +175,16 @@ def make_plan(
     if any(isinstance(step, Loop) and step.noise for step in search.steps):
         reads.add("seed")
     ways = [graphs[step.graph] for step in search.steps]
+    edits = {name: edit for name, edit in edits.items() if name in search.uses | search.decodes | search.origin.keys()}
+    segments = _segments(search.steps, graphs, model, max_rows, max_pixels, wanted, search.origin, edits)
     return Plan(
         decodes=decodes,
-        segments=tuple(_segments(search.steps, graphs, model, max_rows, max_pixels, wanted, search.origin)),
+        segments=tuple(segments),
         reads=frozenset(reads),
         uses=frozenset(search.uses),
         engines=tuple(loaded.engine for loaded in ways),
         bit_exact=all(loaded.session.batch_invariant for loaded in ways),
+        edits=frozenset(edits),
     )
 
 
@@ -207,7 +223,7 @@ def _signatures(plan: Plan) -> Iterable[tuple[Graph, Mapping[str, str], Mapping[
     for segment in plan.segments:
         if isinstance(segment, LoopSegment):
             yield segment.graph, segment.loop.reads(segment.graph), segment.outputs
-        else:
+        elif isinstance(segment, Stage):
             for run in segment.runs:
                 yield run.loaded.graph, run.inputs, run.outputs
 
@@ -293,13 +309,17 @@ def _segments(
     max_pixels: Mapping[str, int],
     wanted: frozenset[str],
     origin: Mapping[str, int],
+    edits: Mapping[str, EditSegment],
 ) -> Iterable[Segment]:
+    yield from (edit for name, edit in edits.items() if name not in origin)
     group: list[Step] = []
     for position, step in enumerate(steps):
         later = steps[position + 1 :]
         loaded = graphs[step.graph]
+        edited = [edit for name, edit in edits.items() if origin.get(name) == id(step)]
         if isinstance(step, Loop):
             yield _loop_segment(step, loaded, model, max_rows, origin)
+            yield from edited
             continue
         group.append(step)
         follower = later[0] if later else None
@@ -307,10 +327,12 @@ def _segments(
             follower is None
             or isinstance(follower, Loop)
             or step.cut
+            or edited
             or graphs[follower.graph].engine != loaded.engine
             or not (loaded.graph.batchable and graphs[follower.graph].graph.batchable)
         ):
             yield _stage(group, graphs, model, max_rows, max_pixels, _needed(later, graphs) | wanted, origin)
+            yield from edited
             group = []
 
 

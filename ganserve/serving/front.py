@@ -1,0 +1,64 @@
+"""What the gRPC services that run tasks have in common."""
+
+from typing import Protocol
+
+import grpc
+
+from ganserve.errors import InvalidArgument
+from ganserve.serving.call import Ask, Workers
+from ganserve.serving.interceptor import note_target
+from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.repository import Repository
+
+DEFAULT_REPLY_BYTES = 4 << 20
+"""The most bytes of a unary reply whose caller named no bound: what gRPC clients accept by default."""
+
+
+class Target(Protocol):
+    """A request for a task of a model."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+
+    @property
+    def version(self) -> int:
+        """Its version; 0 is the latest."""
+
+    @property
+    def task(self) -> str:
+        """The task; empty is the only one of its kind."""
+
+
+class Front:
+    """A service on the models of ``repository``, whose calls run on ``workers``."""
+
+    def __init__(self, repository: Repository, workers: Workers) -> None:
+        self._repository, self._workers = repository, workers
+
+    def _target(self, request: Target, kind: str) -> tuple[Model, LoadedTask]:
+        """The model and the task of ``kind`` that ``request`` names."""
+        if not request.model:
+            raise InvalidArgument.of("model", "empty; give a name that Models.List lists")
+        if request.version < 0:
+            raise InvalidArgument.of("version", f"{request.version}; expected 1 or more, or 0 for the latest")
+        model = self._repository.get(request.model, request.version)
+        task = model.task(request.task, kind)
+        note_target(model.name, task.task.name)
+        return model, task
+
+    def _admit(self, ask: Ask, context: grpc.aio.ServicerContext) -> None:
+        """Say who asks, and until when."""
+        ask.caller = context.peer()
+        if (remaining := context.time_remaining()) is not None:
+            ask.deadline = self._workers.executor.clock() + remaining
+
+
+def check_reply(most: int | None, accepted: int, instead: str) -> None:
+    """Refuse a unary reply that may take ``most`` bytes where no more than ``accepted`` (0: the default) are; ``instead`` says what to do."""
+    accepted = accepted or DEFAULT_REPLY_BYTES
+    if most is not None and most > accepted:
+        raise InvalidArgument.of(
+            "max_reply_bytes",
+            f"the reply may take {most} bytes and {accepted} are accepted; raise max_reply_bytes, {instead}",
+        )

@@ -1,0 +1,66 @@
+"""The gRPC service that works in latent spaces. What happens between is :mod:`ganserve.serving.compose`'s."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import grpc
+
+from ganserve.serving.call import Workers
+from ganserve.serving.compose import Composition
+from ganserve.serving.front import Front, check_reply
+from ganserve.serving.repository import Repository
+from ganserve.serving.wire import fill_result, served_of
+from ganserve.serving.wire_latents import Composed, combined, making_field, mixed, walked
+from ganserve.v1 import latents_pb2 as pb
+from ganserve.v1 import latents_pb2_grpc
+
+
+class Latents(Front, latents_pb2_grpc.LatentsServicer):
+    """The rpcs that walk, mix and combine latents. A call has at most ``max_rows`` points and makes at most as many images."""
+
+    def __init__(self, repository: Repository, workers: Workers, max_rows: int) -> None:
+        super().__init__(repository, workers)
+        self._max_rows = max_rows
+
+    async def Interpolate(  # noqa: N802
+        self, request: pb.InterpolateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[pb.InterpolateResponse]:
+        """One message a frame, in order."""
+        model, task = self._target(request, "sample")
+        walk = walked(request, model, task, self._max_rows)
+        made = self._composition(walk, context)
+        async with aclosing(made.results()) as results:
+            async for result in results:
+                key, part = walk.places[result.row]
+                reply = pb.InterpolateResponse(frame=result.row, position=key + part, served=served_of(model, made))
+                fill_result(reply, result)
+                yield reply
+
+    async def Mix(  # noqa: N802
+        self, request: pb.MixRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[pb.MixResponse]:
+        """One message a mixture, in order."""
+        model, task = self._target(request, "sample")
+        mix = mixed(request, model, task, self._max_rows)
+        made = self._composition(mix, context)
+        async with aclosing(made.results()) as results:
+            async for result in results:
+                base, style = mix.pairs[result.row]
+                reply = pb.MixResponse(base=base, style=style, served=served_of(model, made))
+                fill_result(reply, result)
+                yield reply
+
+    async def Combine(self, request: pb.CombineRequest, context: grpc.aio.ServicerContext) -> pb.CombineResponse:  # noqa: N802
+        """The image of a sum."""
+        model, task = self._target(request, "sample")
+        made = self._composition(combined(request, model, task, self._max_rows), context)
+        check_reply(made.most_reply_bytes(), request.max_reply_bytes, "or ask for a smaller format")
+        async with aclosing(made.results()) as results:
+            (result,) = [result async for result in results]
+        reply = pb.CombineResponse(served=served_of(model, made))
+        fill_result(reply, result)
+        return reply
+
+    def _composition(self, wish: Composed, context: grpc.aio.ServicerContext) -> Composition:
+        self._admit(wish.ask, context)
+        return Composition(wish.ask, wish.latent, wish.sources, wish.compose, making_field, self._workers)
