@@ -20,7 +20,7 @@ Its translate tasks, which take pictures of any size unless told otherwise (:mod
 - ``measure``: the picture's mean colour, which is no picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,13 @@ from onnx import helper, numpy_helper
 from ganserve.bundle import ExportedGraph, File, Golden, Manifest, digest, write_manifest
 from ganserve.codecs.seeds import draw
 from ganserve.spec import Graph, Input, Loop, Noise, Output, Step, Task, Tensor
-from ganserve.testing.echo_pictures import PICTURE_BODIES, PICTURE_GRAPHS, PICTURE_TASKS, picture_golden
+from ganserve.testing.echo_pictures import PICTURE_BODIES, PICTURE_GRAPHS, PICTURE_TASKS, Body, picture_golden
 
 LABELS = ("circle", "square", "star")
 SIZE = 4
 """The length of z and w, and the height and width of the image."""
 
+GOLDEN_ROWS = 3
 OPSET = 20
 Z_NOISE = Noise(distribution="normal", stream=0)
 WALK_NOISE = Noise(distribution="normal", stream=7)
@@ -56,45 +57,66 @@ def image_of(w: np.ndarray) -> np.ndarray:
 
 def write_bundle(folder: Path, *, name: str = "echo", version: int = 1) -> Path:
     """Write the echo bundle into ``folder`` (made if missing) and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
     bodies = {"mapping": _mapping(), "synthesis": _synthesis(), "alone": _synthesis()}
     bodies |= {"walk": _walk(), "settle": _settle(), "fragile": _fragile()}
     bodies |= {name: body() for name, body in PICTURE_BODIES.items()}
-    graphs = _graphs()
-    for graph in graphs:
+    return write_by_hand(
+        folder,
+        name=name,
+        version=version,
+        graphs=(*_graphs(), *PICTURE_GRAPHS),
+        bodies=bodies,
+        tasks=_tasks(),
+        golden=_golden_arrays(GOLDEN_ROWS),
+    )
+
+
+def write_by_hand(
+    folder: Path,
+    *,
+    name: str,
+    version: int,
+    graphs: Sequence[Graph],
+    bodies: Mapping[str, Body],
+    tasks: tuple[Task, ...],
+    golden: Mapping[str, np.ndarray],
+) -> Path:
+    """Write a bundle of ``graphs`` whose nodes and weights are ``bodies``, by their names; ``golden`` has :data:`GOLDEN_ROWS` rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    exported = tuple(_exported(graph) for graph in graphs)
+    for graph in exported:
         onnx.save(_model(graph, bodies[graph.name]), folder / graph.file)
-    golden = Golden(file="golden.npz", rows=3)
-    np.savez(folder / golden.file, **_golden_arrays(golden.rows))  # type: ignore[arg-type]
-    files: dict[str, File] = {file: digest(folder / file) for file in (*(g.file for g in graphs), golden.file)}
+    rows = Golden(file="golden.npz", rows=GOLDEN_ROWS)
+    np.savez(folder / rows.file, **golden)  # type: ignore[arg-type]
+    files: dict[str, File] = {file: digest(folder / file) for file in (*(g.file for g in exported), rows.file)}
     manifest = Manifest(
         name=name,
         version=version,
         family="echo",
         preset="tiny",
         licence="Apache-2.0",
-        attribution="made by ganserve.testing.echo",
-        graphs=graphs,
-        tasks=_tasks(),
-        golden=golden,
+        attribution="made by ganserve.testing",
+        graphs=exported,
+        tasks=tasks,
+        golden=rows,
         files=files,
     )
     write_manifest(folder, manifest)
     return folder
 
 
-def _graphs() -> tuple[ExportedGraph, ...]:
+def _graphs() -> tuple[Graph, ...]:
     step = Tensor(name="step", dtype="int64")
     noise = Tensor(name="noise", dtype="float32", shape=(SIZE,))
     after = Tensor(name="next", dtype="float32", shape=(SIZE,))
     done = Tensor(name="done", dtype="bool")
     return (
-        _exported(Graph(name="mapping", inputs=(_Z, _LABEL), outputs=(_W,))),
-        _exported(Graph(name="synthesis", inputs=(_W,), outputs=(_IMAGE,))),
-        _exported(Graph(name="alone", inputs=(_W,), outputs=(_IMAGE,), batchable=False)),
-        _exported(Graph(name="walk", inputs=(_X, noise, step), outputs=(after, Tensor(name="count", dtype="int64")))),
-        _exported(Graph(name="settle", inputs=(_X,), outputs=(after, done))),
-        _exported(Graph(name="fragile", inputs=(_W, _HURT), outputs=(_IMAGE,))),
-        *(_exported(graph) for graph in PICTURE_GRAPHS),
+        Graph(name="mapping", inputs=(_Z, _LABEL), outputs=(_W,)),
+        Graph(name="synthesis", inputs=(_W,), outputs=(_IMAGE,)),
+        Graph(name="alone", inputs=(_W,), outputs=(_IMAGE,), batchable=False),
+        Graph(name="walk", inputs=(_X, noise, step), outputs=(after, Tensor(name="count", dtype="int64"))),
+        Graph(name="settle", inputs=(_X,), outputs=(after, done)),
+        Graph(name="fragile", inputs=(_W, _HURT), outputs=(_IMAGE,)),
     )
 
 
@@ -161,7 +183,7 @@ def _golden_arrays(rows: int) -> dict[str, np.ndarray]:
     return arrays | {"fragile.w": w, "fragile.hurt": step, "fragile.image": image_of(w)} | picture_golden(seeds)
 
 
-def _model(graph: Graph, body: tuple[Sequence[onnx.NodeProto], Sequence[onnx.TensorProto]]) -> onnx.ModelProto:
+def _model(graph: Graph, body: Body) -> onnx.ModelProto:
     nodes, weights = body
     made = helper.make_graph(
         nodes, graph.name, [_info(one) for one in graph.inputs], [_info(one) for one in graph.outputs], weights

@@ -19,6 +19,9 @@ from ganserve.bundle import Bundle, Golden, Manifest
 from ganserve.errors import ExportError
 from ganserve.names import check_name
 from ganserve.spec import Family, Input, Spec, Tensor
+from ganserve_trainers import encoder, perceptual
+from ganserve_trainers.directions import export_directions
+from ganserve_trainers.encoder import encoder_of, with_encoder
 from ganserve_trainers.examples import SEED, Example, Examples, make_examples
 from ganserve_trainers.fuse import fuse_batch_norm
 from ganserve_trainers.layers.spectral import fold
@@ -26,6 +29,7 @@ from ganserve_trainers.onnx_graph import export_graph
 from ganserve_trainers.onnx_rules import BATCHES
 from ganserve_trainers.onnx_trace import Traced
 from ganserve_trainers.onnx_weights import SharedWeights, round_to_half
+from ganserve_trainers.perceptual import give_features, with_features
 from ganserve_trainers.run import load_run
 
 GOLDEN_ROWS = 4
@@ -67,7 +71,7 @@ def export_bundle(
     check_name("bundle", label.name)
     out = out.resolve()
     _check_target(out, force)
-    spec = family.spec(config)
+    spec = with_features(with_encoder(family.spec(config), config), config)
     modules = _modules(family, spec, config, networks)
     if half:
         for module in modules.values():
@@ -82,6 +86,7 @@ def export_bundle(
             for graph in spec.graphs
         )
         golden = _write_golden(staging / GOLDEN_FILE, examples)
+        directions = export_directions(family, spec, config, networks, staging)
         manifest = Manifest(
             name=label.name,
             version=label.version,
@@ -93,6 +98,7 @@ def export_bundle(
             tasks=spec.tasks,
             golden=golden,
             files={path.name: bundle.digest(path) for path in sorted(staging.iterdir())},
+            directions=directions,
             config=msgspec.to_builtins(config),
             provenance=msgspec.to_builtins(label.provenance),
         )
@@ -109,16 +115,25 @@ def export_run(
     out: Path,
     label: Label,
     *,
+    kimg: float | None = None,
+    features: Path | None = None,
     half: bool = False,
     force: bool = False,
     known: plugins.Plugins | None = None,
 ) -> Bundle:
-    """:func:`export_bundle` of the newest good checkpoint of the training run in the folder ``run``.
+    """:func:`export_bundle` of the training run in the folder ``run``: its newest good checkpoint, or the one at ``kimg``.
 
     Networks of which a moving average was kept are exported as that average. The run adds its provenance to the label's, and the
-    licence and attribution of its data where the label has none.
+    licence and attribution of its data where the label has none. An encoder that was trained for the run comes along.
+    ``features`` is a file of VGG16 weights (:func:`ganserve_trainers.perceptual.load`) for a perceptual term in inversion's loss.
     """
-    trained = load_run(run, known)
+    trained = load_run(run, known, kimg)
+    config, networks = dict(trained.config), dict(trained.networks)
+    if found := encoder.load(run, trained.provenance["images_seen"]):
+        networks[encoder.GRAPH], config[encoder.CONFIG] = found[0], msgspec.to_builtins(found[1].layout)
+    if features is not None:
+        seen = perceptual.load(features)
+        networks[perceptual.NETWORK], config[perceptual.CONFIG] = seen, msgspec.to_builtins(seen.layout)
     data = trained.provenance["data"]
     label = replace(
         label,
@@ -129,8 +144,8 @@ def export_run(
     return export_bundle(
         trained.family,
         trained.preset,
-        trained.config,
-        trained.networks,
+        config,
+        networks,
         out,
         label,
         half=half,
@@ -141,7 +156,8 @@ def export_run(
 
 def torch_graphs(family: Family, config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> dict[str, Traced]:
     """The modules of a family's graphs as they are exported: in eval mode, weight normalizations folded, batch norm fused."""
-    modules = plugins.resolve(family.export)(config, networks)
+    modules = {**plugins.resolve(family.export)(config, networks), **encoder_of(config, networks)}
+    give_features(modules, config, networks)
     return {name: Traced(fuse_batch_norm(fold(module))).eval() for name, module in modules.items()}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import onnx
 
+from ganserve import golden
 from ganserve.bundle import MAX_OPSET
 from ganserve.errors import ExportError
 from ganserve.spec import Graph
@@ -61,7 +62,7 @@ def check_axes(model: onnx.ModelProto, graph: Graph) -> None:
 def check_rows(graph: Graph, run: Run, feeds: Mapping[str, np.ndarray], tolerance: float = 1e-4) -> None:
     """Run 1, 2, 3 and 8 rows of ``feeds``, as far as it has them, and compare each with its single; :class:`ExportError` where they differ.
 
-    ``tolerance`` is relative to the largest value of an output (and at least absolute); integers may differ by one step. A graph that is not
+    ``tolerance`` is relative to the largest value of an output; integers may differ by one step. A graph that is not
     ``batchable`` only has to give as many rows as it gets.
     """
     count = min(len(array) for array in feeds.values())
@@ -83,7 +84,7 @@ def check_rows(graph: Graph, run: Run, feeds: Mapping[str, np.ndarray], toleranc
             if not graph.batchable:
                 continue
             alone = np.concatenate([single[tensor.name] for single in singles[:rows]])
-            allowed = tolerance * max(1.0, _largest(alone)) if array.dtype.kind == "f" else 1
+            allowed = tolerance * golden.size(alone) if array.dtype.kind == "f" else 1
             if (worst := largest_difference(array, alone)) > allowed:
                 raise ExportError(
                     f"graph {graph.name!r}: rows of {tensor.name!r} change by up to {worst:.3g} when {rows} of them run together; at most "
@@ -154,10 +155,6 @@ def _check_bytes(where: str, node: onnx.NodeProto, pixels: set[str]) -> None:
 
 def _rows(feeds: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
     return {name: array[start:stop] for name, array in feeds.items()}
-
-
-def _largest(array: np.ndarray) -> float:
-    return float(np.abs(array.astype(np.float64)).max(initial=0.0))
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

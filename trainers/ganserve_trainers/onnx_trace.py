@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ganserve.bundle import MAX_OPSET
 from ganserve.errors import ExportError
 from ganserve.spec import Graph
-from ganserve_trainers.layers.denormalize import Denormalize
+from ganserve_trainers.layers.denormalize import ToBytes
+from ganserve_trainers.onnx_gradient import takes_gradient, write_out_gradient
 from ganserve_trainers.onnx_sizes import free, multiples
 
 PREFIX = "network."
@@ -24,19 +25,17 @@ PROBE = "float_images."
 
 
 class Traced(nn.Module):
-    """A graph's module as it is traced and compared: outputs as a tuple, then the float images of every :class:`Denormalize`."""
+    """A graph's module as it is traced and compared: outputs as a tuple, then the float images before every :class:`ToBytes`."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.probes = [module for module in network.modules() if isinstance(module, Denormalize)]
+        self.probes = [module for module in network.modules() if isinstance(module, ToBytes)]
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the module, then its probes."""
         seen: list[Tensor] = []
-        hooks = [
-            module.generator.register_forward_hook(lambda _, __, images: seen.append(images)) for module in self.probes
-        ]
+        hooks = [module.register_forward_pre_hook(lambda _, images: seen.extend(images)) for module in self.probes]
         try:
             outputs = self.network(*inputs)
         finally:
@@ -53,16 +52,19 @@ def trace(module: Traced, graph: Graph, example: Sequence[Tensor]) -> onnx.Model
     """
     outputs = [tensor.name for tensor in graph.outputs] + [f"{PROBE}{i}" for i in range(len(module.probes))]
     free_axes = _free_axes(graph)
+    module.eval()
     try:
         with _quiet(), torch.no_grad():
+            written_out = takes_gradient(module)
             program = torch.onnx.export(
-                module.eval(),
+                write_out_gradient(module, example) if written_out else module,
                 tuple(example),
                 dynamo=True,
                 opset_version=MAX_OPSET,
                 input_names=[tensor.name for tensor in graph.inputs],
                 output_names=outputs,
-                dynamic_shapes=(free_axes,),
+                # A module takes its inputs as one `*inputs`, operations take them one by one.
+                dynamic_shapes=free_axes if written_out else (free_axes,),
                 external_data=False,
                 verbose=False,
             )

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from ganserve import bundle, golden, spec
 from ganserve.bundle import Bundle
+from ganserve.codecs.seeds import draw
 from ganserve.engines import Options, Session, onnxruntime, openvino, tensorrt
 from ganserve.engines import torch as torch_engine
 from ganserve.errors import EngineError, ExportError, SpecError
 from ganserve.plugins import installed, resolve
 from ganserve_trainers.command import train
-from ganserve_trainers.examples import make_examples
+from ganserve_trainers.examples import SEED, make_examples
 from ganserve_trainers.export import Label, export_bundle
 from ganserve_trainers.export_command import export
 from ganserve_trainers.onnx_trace import Traced
@@ -63,49 +64,52 @@ def half(one_registry: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     return make("dcgan", tmp_path_factory.mktemp("bundles") / "half", half=True)
 
 
-def session(of: Bundle, engine: str) -> Session:
-    graph = of.manifest.graphs[0]
+def session(of: Bundle, engine: str, name: str = "generator") -> Session:
+    graph = of.manifest.graph(name)
     loaded: Session = ENGINES[engine].load(of.path(graph.file), Options(graph=graph, threads=1))  # type: ignore[attr-defined]
     return loaded
 
 
 def test_a_bundle_says_what_was_measured(made: Bundle) -> None:
-    (graph,) = bundle.read(made.folder).manifest.graphs
-    assert 0 < graph.parity < 1e-5
-    assert graph.flops > 0
-    assert graph.opset == 20
+    generator, invert = bundle.read(made.folder).manifest.graphs
+    for graph in (generator, invert):
+        assert 0 < graph.parity < 1e-5
+        assert graph.opset == 20
+    assert 0 < generator.flops <= invert.flops / 2, "inversion runs the generator forwards and backwards"
     assert made.manifest.preset == "tiny"
     assert made.manifest.licence == "unknown"
 
 
 def test_the_golden_rows_are_images_with_contrast(made: Bundle) -> None:
     arrays = made.golden()
-    assert list(arrays) == ["generator.image"], "noise is drawn from its seeds, not stored"
+    assert [name for name in arrays if name.startswith("generator")] == ["generator.image"], (
+        "noise is drawn from its seeds, not stored"
+    )
     assert arrays["generator.image"].std() > 20
     assert len({row.tobytes() for row in arrays["generator.image"]}) == made.manifest.golden.rows == 4
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_reproduces_the_golden_rows(made: Bundle, engine: str) -> None:
-    assert golden.check(made, made.manifest.graphs[0], session(made, engine), "fp32") <= 1
+    assert golden.check(made, made.manifest.graph("generator"), session(made, engine), "fp32") <= 1
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_reproduces_the_golden_rows_from_half_weights(half: Bundle, engine: str) -> None:
-    assert golden.check(half, half.manifest.graphs[0], session(half, engine), "fp32") <= 1
+    assert golden.check(half, half.manifest.graph("generator"), session(half, engine), "fp32") <= 1
 
 
 def test_tensorrt_builds_it_for_any_number_of_rows(made: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
-    graph = made.manifest.graphs[0]
-    built = tensorrt.compile(made.path(graph.file), tmp_path, Options(graph=graph, max_rows=16))
-    assert built.size > made.manifest.files["weights.bin"].size
+    for graph in made.manifest.graphs:
+        built = tensorrt.compile(made.path(graph.file), tmp_path, Options(graph=graph, max_rows=16))
+        assert built.size > made.manifest.files["weights.bin"].size
 
 
 def test_tensorrt_unfolds_half_weights_when_it_builds(half: Bundle, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
-    graph = half.manifest.graphs[0]
-    assert tensorrt.compile(half.path(graph.file), tmp_path, Options(graph=graph)).size > 0
+    for graph in half.manifest.graphs:
+        assert tensorrt.compile(half.path(graph.file), tmp_path, Options(graph=graph)).size > 0
 
 
 def test_the_torch_engine_refuses_a_bundle_whose_weights_do_not_fit_the_plugin(made: Bundle, tmp_path: Path) -> None:
@@ -218,6 +222,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("sklearn")
     folder = tmp_path_factory.mktemp("runs") / "digits"
     options = ["dcgan", "--preset", "tiny", "--data", "digits:", "--out", str(folder), "--kimg", "0.064"]
+    options += ["--snapshot-kimg", "0.032"]
     result = CliRunner().invoke(train, options, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return folder
@@ -232,6 +237,16 @@ def test_the_command_turns_a_run_into_a_bundle(run: Path, tmp_path: Path) -> Non
     assert manifest.provenance["images_seen"] == 64
     assert "dcgan-digits version 3" in result.output
     assert "error against torch" in result.output
+
+
+def test_the_command_takes_an_older_checkpoint(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "younger"
+    result = CliRunner().invoke(export, [str(run), "--out", str(out), "--kimg", "0.032"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert bundle.read(out).manifest.provenance["images_seen"] == 32
+    result = CliRunner().invoke(export, [str(run), "--out", str(tmp_path / "none"), "--kimg", "0.05"])
+    assert result.exit_code == 1
+    assert "no checkpoint at 0.05 kimg; there are: 0.064, 0.032" in result.output
 
 
 def test_the_command_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
@@ -313,8 +328,10 @@ def test_examples_follow_the_tasks_dataflow() -> None:
     np.testing.assert_array_equal(
         mapping.outputs["w"], mapping.inputs["z"] + mapping.inputs["label"][:, None].astype(np.float32)
     )
-    np.testing.assert_array_equal(walk.inputs["w"], mapping.outputs["w"])
-    assert walk.inputs["step"].tolist() == [0, 0, 0]
+    # Row by row as in the first steps: five times the noise went into w before step 1, five and four times before step 2.
+    before = np.array([[0], [5], [9]], np.float32)
+    np.testing.assert_allclose(walk.inputs["w"], mapping.outputs["w"] + before * walk.inputs["noise"], rtol=1e-5)
+    assert walk.inputs["step"].tolist() == [0, 1, 2]
     assert walk.inputs["limit"].tolist() == [5, 5, 5]
     assert mapping.noise == {"z": spec.Noise()}
     assert walk.noise == {"noise": spec.Noise(stream=9)}
@@ -336,3 +353,28 @@ def test_a_graph_without_examples_is_named() -> None:
     )
     with pytest.raises(ExportError, match="no example rows for the graph walk"):
         make_examples(lonely, {"mapping": Traced(Map()), "walk": Traced(Walk())}, decode, 3)
+
+
+def test_noise_of_every_codec_is_kept_as_how_it_is_drawn() -> None:
+    """And with the options of that codec alone that say so."""
+    options = {"distribution": "uniform", "stream": 7, "default": 3}
+    task = spec.Task(
+        name="sample",
+        kind="sample",
+        inputs=(
+            spec.Input(tensor="z", codec="fixed-noise", reads=("noise_seed",), optional=True, options=options),
+            spec.Input(tensor="label", codec="label", reads=("label", "seed"), options={"classes": 3}),
+        ),
+        steps=(spec.Step(graph="mapping"),),
+        output=spec.Output(tensor="w", codec="array"),
+    )
+    declared = spec.Spec(graphs=STYLE.graphs[:1], tasks=(task,))
+
+    def example(source: spec.Input, tensor: spec.Tensor, pairs: np.ndarray) -> np.ndarray:
+        decoder = resolve(installed().codec(source.codec).decode or "")(source, tensor, Path())
+        return np.asarray(decoder.example(pairs))
+
+    found = make_examples(declared, {"mapping": Traced(Map())}, example, 3)["mapping"]
+    assert found.noise == {"z": spec.Noise(distribution="uniform", stream=7)}
+    pairs = np.array([(SEED, row) for row in range(3)], np.uint64)
+    np.testing.assert_array_equal(found.inputs["z"], draw(found.noise["z"], pairs, (4,)))

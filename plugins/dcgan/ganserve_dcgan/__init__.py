@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ganserve import hookimpl
-from ganserve.spec import Family, Graph, Input, Output, Spec, Step, Task, Tensor
+from ganserve.inversion import inversion, invert_graph, invert_inputs, invert_loop
+from ganserve.spec import Family, Graph, Input, Latent, Output, Spec, Step, Task, Tensor, Walk
 
 # fmt: off
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
@@ -68,14 +69,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 READS = {"normal": ("seed", "truncation"), "uniform": ("seed",)}
 """The request values that z is drawn from: truncation is defined for a normal z only."""
 
+WALKS: Mapping[str, Walk] = {"normal": "slerp", "uniform": "lerp"}
+"""How one goes from z to z: a normal one lies near a sphere, a uniform one in a cube."""
+
+INVERSION_RATE = 0.2
+"""The learning rate of inversion, whose latent has numbers about 1 large, unless the caller says another."""
+
 
 def spec(config: Mapping[str, Any]) -> Spec:
-    """One graph, z [z] → uint8 [H, W, C], and one task that samples from it."""
+    """The generator, z [z] → uint8 [H, W, C], and the step of its inversion; a task that samples and one that finds the z of an image."""
     noise = {"distribution": config["noise"], "low": -1.0, "high": 1.0, "stream": 0}
     z = Tensor(name="z", dtype="float32", shape=(config["z"],))
     image = Tensor(name="image", dtype="uint8", shape=tuple(config["image"]))
+    latents = (Latent(tensor="z", walk=WALKS[config["noise"]]),)
     return Spec(
-        graphs=(Graph(name="generator", inputs=(z,), outputs=(image,)),),
+        graphs=(Graph(name="generator", inputs=(z,), outputs=(image,)), invert_graph(z, image)),
         tasks=(
             Task(
                 name="sample",
@@ -83,6 +91,19 @@ def spec(config: Mapping[str, Any]) -> Spec:
                 inputs=(Input(tensor="z", codec="noise", reads=READS[config["noise"]], options=noise),),
                 steps=(Step(graph="generator"),),
                 output=Output(tensor="image", codec="image"),
+                latents=latents,
+            ),
+            Task(
+                name="invert",
+                kind="invert",
+                inputs=(
+                    Input(tensor="z_sample", codec="noise", reads=("seed",), options=noise),
+                    *invert_inputs(INVERSION_RATE),
+                ),
+                steps=(invert_loop("z"), Step(graph="generator")),
+                output=Output(tensor="image", codec="image"),
+                latents=latents,
+                inversion=inversion("z", {"samples": "z_sample"}),
             ),
         ),
     )

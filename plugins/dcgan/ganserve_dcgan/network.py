@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ganserve_trainers.inversion import InversionStep
 from ganserve_trainers.layers.denormalize import Denormalize
 from ganserve_trainers.layers.initialization import normal_weights
 from ganserve_trainers.layers.normalization import NORMALIZATIONS, Normalization
@@ -99,5 +100,6 @@ def build(config: Mapping[str, Any]) -> dict[str, nn.Module]:
 
 
 def export(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """The graph ``generator``: z → uint8 ``[n, H, W, C]``, in eval mode, with constant weights."""
-    return {"generator": Denormalize(fold(networks["generator"])).eval()}
+    """The graph ``generator``, z → uint8 ``[n, H, W, C]``, and ``invert``, in eval mode, with constant weights."""
+    generator = fold(networks["generator"])
+    return {"generator": Denormalize(generator).eval(), "invert": InversionStep(generator).eval()}

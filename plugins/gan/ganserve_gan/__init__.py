@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ganserve import hookimpl
-from ganserve.spec import Family, Graph, Input, Output, Spec, Step, Task, Tensor
+from ganserve.inversion import inversion, invert_graph, invert_inputs, invert_loop
+from ganserve.spec import Family, Graph, Input, Latent, Output, Spec, Step, Task, Tensor
 
 # Section 5 of the paper: rectifiers and a sigmoid in the generator, maxout and dropout in the discriminator, momentum.
 # The maxout layers are (units, pieces); dropout is (of the pixels, of each hidden layer).
@@ -22,13 +23,18 @@ ROWS: Mapping[str, tuple[Any, ...]] = {
 PRESETS: Mapping[str, Mapping[str, Any]] = {name: dict(zip(COLUMNS, row, strict=True)) for name, row in ROWS.items()}
 
 
+INVERSION_RATE = 0.2
+"""The learning rate of inversion, whose latent has numbers about 1 large, unless the caller says another."""
+
+
 def spec(config: Mapping[str, Any]) -> Spec:
-    """One graph, z [z] → uint8 [H, W, C], and one task that samples from it."""
+    """The generator, z [z] → uint8 [H, W, C], and the step of its inversion; a task that samples and one that finds the z of an image."""
     z = Tensor(name="z", dtype="float32", shape=(config["z"],))
     image = Tensor(name="image", dtype="uint8", shape=tuple(config["image"]))
     noise = {"distribution": "normal", "stream": 0}
+    latents = (Latent(tensor="z", walk="slerp"),)
     return Spec(
-        graphs=(Graph(name="generator", inputs=(z,), outputs=(image,)),),
+        graphs=(Graph(name="generator", inputs=(z,), outputs=(image,)), invert_graph(z, image)),
         tasks=(
             Task(
                 name="sample",
@@ -36,6 +42,19 @@ def spec(config: Mapping[str, Any]) -> Spec:
                 inputs=(Input(tensor="z", codec="noise", reads=("seed", "truncation"), options=noise),),
                 steps=(Step(graph="generator"),),
                 output=Output(tensor="image", codec="image"),
+                latents=latents,
+            ),
+            Task(
+                name="invert",
+                kind="invert",
+                inputs=(
+                    Input(tensor="z_sample", codec="noise", reads=("seed",), options=noise),
+                    *invert_inputs(INVERSION_RATE),
+                ),
+                steps=(invert_loop("z"), Step(graph="generator")),
+                output=Output(tensor="image", codec="image"),
+                latents=latents,
+                inversion=inversion("z", {"samples": "z_sample"}),
             ),
         ),
     )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganserve_trainers.inversion import InversionStep
 from ganserve_trainers.layers.denormalize import Denormalize
 
 
@@ -85,5 +86,6 @@ def uniform_weights(module: nn.Module) -> None:
 
 
 def export(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """The graph ``generator``: z → uint8 ``[n, H, W, C]``, in eval mode."""
-    return {"generator": Denormalize(networks["generator"]).eval()}
+    """The graph ``generator``, z → uint8 ``[n, H, W, C]``, and ``invert``, in eval mode."""
+    generator = networks["generator"]
+    return {"generator": Denormalize(generator).eval(), "invert": InversionStep(generator).eval()}
