@@ -8,7 +8,21 @@ import click
 from ganserve import __version__
 from ganserve.errors import GanserveError
 
-BUILT_IN = ("bench", "compile", "demo", "inspect", "models", "plugins", "sample", "serve", "translate")
+BUILT_IN = (
+    "bench",
+    "compile",
+    "demo",
+    "directions",
+    "inspect",
+    "invert",
+    "mix",
+    "models",
+    "plugins",
+    "sample",
+    "serve",
+    "translate",
+    "walk",
+)
 """The modules of :mod:`ganserve.commands`; each holds a command ``command``, imported when it is asked for."""
 
 FROM_TRAINERS = ("train", "export")

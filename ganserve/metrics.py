@@ -74,6 +74,12 @@ class Metrics:
         )
         self.images = Counter("ganserve_images", "Results made.", ("model",), registry=registry)
         self.pixels = Counter("ganserve_pixels", "Pixels made.", ("model",), registry=registry)
+        self.inversion_steps = Counter(
+            "ganserve_inversion_steps",
+            "Steps of inversions, those that try samples among them.",
+            ("model",),
+            registry=registry,
+        )
         self.engine_in_use = Gauge(
             "ganserve_engine_in_use",
             "1 for the engine that serves a graph.",

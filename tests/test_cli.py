@@ -58,14 +58,19 @@ def test_every_command_is_there():
         "bench",
         "compile",
         "demo",
+        "directions",
         "export",
         "inspect",
+        "invert",
+        "mix",
         "models",
         "plugins",
         "sample",
         "serve",
         "train",
+        "train-encoder",
         "translate",
+        "walk",
     }
     assert set(commands()) == expected
 
@@ -162,7 +167,7 @@ def test_plugins_lists_what_works_and_what_does_not(tmp_path):
     assert plugins["ganserve_broken"]["status"] == "failed"
     assert plugins["codecs"]["status"] == "active"
     assert plugins["codecs"]["hooks"] == ["ganserve_codecs"]
-    assert {family["name"] for family in found["families"]} == {"gan", "dcgan", "pix2pix", "cyclegan"}
+    assert {family["name"] for family in found["families"]} == {"gan", "dcgan", "pix2pix", "cyclegan", "stylegan2"}
     engines = {engine["name"]: engine["unavailable"] for engine in found["engines"]}
     assert set(engines) == {"onnxruntime", "openvino", "tensorrt", "torch"}
     assert engines["onnxruntime"] is None

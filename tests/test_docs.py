@@ -13,6 +13,7 @@ from typing import Any
 import click
 import grpc
 import msgspec
+import numpy as np
 import pytest
 from google.protobuf import json_format
 from PIL import Image
@@ -21,13 +22,16 @@ from prometheus_client import CollectorRegistry
 from ganserve import errors, spec
 from ganserve.bundle import ExportedGraph, File, Golden, Limits, Manifest, read, write_manifest
 from ganserve.cli import cli
+from ganserve.directions import add_direction
 from ganserve.golden import FP32_FLOAT, TOLERANCES
 from ganserve.metrics import Metrics
 from ganserve.serving.model import Settings
 from ganserve.serving.server import ServerSettings
-from ganserve.testing.echo import write_bundle
+from ganserve.testing.echo import SIZE, write_bundle
+from ganserve.testing.echo_inversion import write_inversion_bundle
+from ganserve.testing.echo_style import LAYERS, write_style_bundle
 from ganserve.testing.server import serving
-from ganserve.v1 import generation_pb2, models_pb2
+from ganserve.v1 import generation_pb2, inversion_pb2, latents_pb2, models_pb2
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -40,8 +44,11 @@ PAGES = [
 TUTORIAL = DOCS / "tutorial-family.md"
 """Its files and commands are run by test_tutorial.py."""
 
-RUN = (ROOT / "README.md", DOCS / "client.md", DOCS / "serving.md", DOCS / "bundles.md", DOCS / "seeds.md")
-"""Pages whose Python examples are run, against a server that has the model ``dcgan-fashion``."""
+RUN = (
+    ROOT / "README.md",
+    *(DOCS / f"{name}.md" for name in ("client", "serving", "bundles", "seeds", "latents", "inversion")),
+)
+"""Pages whose Python examples are run, against a server that has the models that they name."""
 
 FENCE = re.compile(r"^```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -119,7 +126,8 @@ def test_files_and_names_in_prose_exist(page: Path) -> None:
 
 
 def resolves(name: str) -> bool:
-    if name in {service.full_name for file in (generation_pb2, models_pb2) for service in services(file)}:
+    files = (generation_pb2, inversion_pb2, latents_pb2, models_pb2)
+    if name in {service.full_name for file in files for service in services(file)}:
         return True
     try:
         pkgutil.resolve_name(name)
@@ -228,13 +236,22 @@ def test_python_examples_compile(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with the echo bundle under two names: ``dcgan-fashion`` samples, ``pix2pix-emoji`` translates with noise."""
+    """A server with echo bundles under other names: ``dcgan-fashion`` samples, ``pix2pix-emoji`` translates with noise, ``stylegan2-emoji`` has styles,
+    ``dcgan-emoji`` inverts.
+    """
     bundles = tmp_path_factory.mktemp("docs")
     for name, task in (("dcgan-fashion", "sample"), ("pix2pix-emoji", "noisy")):
         folder = write_bundle(bundles / name)
         manifest = read(folder).manifest
         tasks = tuple(one for one in manifest.tasks if one.name == task)
         write_manifest(folder, msgspec.structs.replace(manifest, name=name, tasks=tasks))
+    found = read(write_style_bundle(bundles / "stylegan2-emoji", name="stylegan2-emoji"))
+    tasks = tuple(one for one in found.manifest.tasks if one.name == "drawn")
+    write_manifest(found.folder, msgspec.structs.replace(found.manifest, tasks=tasks))
+    for number in range(2):
+        vector = np.full((LAYERS, SIZE), number + 1, np.float32)
+        found = add_direction(read(found.folder), f"sefa-{number}", "w", vector, "")
+    write_inversion_bundle(bundles / "dcgan-emoji", name="dcgan-emoji", encoder=False)
     with serving(bundles) as server:
         yield server.address
 
@@ -287,6 +304,9 @@ RECORDS: Mapping[str, type[msgspec.Struct]] = {
     "ExportedGraph": ExportedGraph,
     "Tensor": spec.Tensor,
     "Task": spec.Task,
+    "Latent": spec.Latent,
+    "Direction": spec.Direction,
+    "Inversion": spec.Inversion,
     "Input": spec.Input,
     "Output": spec.Output,
     "Step": spec.Step,
@@ -351,7 +371,7 @@ def size(name: str, limit: int) -> str:
 def test_bundles_tells_the_tolerances() -> None:
     (table,) = tables(section(DOCS / "bundles.md", "What an engine must prove"))
     told = {(row[0], row[1]): row[2:] for row in table}
-    assert float(told["fp32", "float32"][0].split(",")[0]) == FP32_FLOAT
+    assert told["fp32", "float32"][0] == f"{FP32_FLOAT} of the largest golden value"
     exact = told["fp32", "uint8, float16"]
     assert [float(cell.split()[0]) for cell in exact] == [
         TOLERANCES["fp32"].most,

@@ -13,8 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from ganserve.plugins import installed
 from ganserve.serving.model import Settings
 from ganserve.serving.server import ServerSettings, running
+from ganserve.testing.echo_inversion import write_inversion_bundle
 from ganserve.v1 import generation_pb2 as pb
-from ganserve.v1 import generation_pb2_grpc, media_pb2, models_pb2, models_pb2_grpc
+from ganserve.v1 import generation_pb2_grpc, inversion_pb2, inversion_pb2_grpc, media_pb2, models_pb2, models_pb2_grpc
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,6 +35,7 @@ async def _scraped(echo: Path, folder: Path) -> str:
     """What a server shows after one of everything has happened to it."""
     (folder / "broken").mkdir()
     (folder / "echo").symlink_to(echo)
+    write_inversion_bundle(folder / "echo-inversion")
     settings = ServerSettings(bundles=(folder,), port=0, metrics_port=0, models=Settings(threads=1, max_batch=8))
     async with (
         running(settings, installed()) as server,
@@ -47,6 +49,9 @@ async def _scraped(echo: Path, folder: Path) -> str:
         await sample(pb.SampleRequest(model="echo", task="settle", count=2, output=raw))
         black = media_pb2.Image(format=media_pb2.IMAGE_FORMAT_RAW, width=8, height=4, channels=3, data=bytes(8 * 4 * 3))
         await generation.Translate(pb.TranslateRequest(model="echo", task="negative", images={"image": black}))
+        grey = media_pb2.Image(format=media_pb2.IMAGE_FORMAT_RAW, width=2, height=1, channels=1, data=bytes(2))
+        search = inversion_pb2.InvertRequest(model="echo-inversion", image=grey, steps=3)
+        assert [reply.HasField("result") async for reply in inversion_pb2_grpc.InversionStub(channel).Invert(search)]
         await models_pb2_grpc.ModelsStub(channel).Get(models_pb2.GetRequest(model="echo"))
         for wrong in (
             pb.SampleRequest(model="what a caller writes", count=1),
@@ -104,8 +109,9 @@ async def test_the_numbers_are_those_of_what_happened(scraped: str) -> None:
         ("ganserve_rejected_requests_total", ("unavailable",)): 1,
         ("ganserve_images_total", ("echo",)): 23,
         ("ganserve_pixels_total", ("echo",)): 22 * 16 + 8 * 4,
-        ("ganserve_decode_seconds_count", ("raw",)): 1,
-        ("ganserve_encode_seconds_count", ("png",)): 21,
+        ("ganserve_inversion_steps_total", ("echo-inversion",)): 3,
+        ("ganserve_decode_seconds_count", ("raw",)): 2,
+        ("ganserve_encode_seconds_count", ("png",)): 22,
         ("ganserve_encode_seconds_count", ("raw",)): 2,
         ("ganserve_engine_in_use", ("onnxruntime", "walk", "echo")): 1,
         ("ganserve_model_load_seconds_count", ("echo",)): 1,

@@ -327,6 +327,12 @@ def test_seeds_that_are_no_pairs_are_named(pair: Any) -> None:
     assert "2**64 - 1" in violation.description
 
 
+def test_a_threshold_without_a_seed_is_refused() -> None:
+    with pytest.raises(InvalidArgument) as error:
+        decoder(reads=("seed", "truncation")).decode({"truncation": [1.0]}, 1)
+    assert [violation.field for violation in error.value.violations] == ["seed"]
+
+
 def test_an_error_names_only_the_first_of_many_wrong_elements() -> None:
     with pytest.raises(InvalidArgument) as caught:
         decoder(reads=("seed", "truncation")).decode({"seed": [(1, 0)] * 100, "truncation": [99.0] * 100}, 100)

@@ -32,7 +32,7 @@ from ganserve.plugins import installed
 from ganserve.serving.model import Settings
 from ganserve.serving.plan import LoadedGraph
 from ganserve.serving.repository import Repository
-from ganserve.serving.server import Server, ServerSettings, running
+from ganserve.serving.server import ACCEPT_SECONDS, Server, ServerSettings, running
 from ganserve.testing.echo import LABELS, SIZE, WALK_NOISE, Z_NOISE, image_of
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import generation_pb2_grpc, media_pb2, models_pb2, models_pb2_grpc
@@ -247,6 +247,20 @@ async def test_ten_thousand_concurrent_random_requests_all_get_their_own_images(
     largest_request = one.metric("ganserve_batch_rows_bucket", model="echo", le="4.0")
     assert largest_request < one.metric("ganserve_batch_rows_count", model="echo"), "rows of different requests met"
     assert one.metric("ganserve_queue_rows", device="cpu") == one.metric("ganserve_in_flight_requests") == 0
+
+
+@pytest.mark.parametrize(("seconds", "heard"), [(1, grpc.StatusCode.CANCELLED), (ACCEPT_SECONDS, grpc.StatusCode.OK)])
+async def test_calls_that_a_busy_server_has_not_accepted_wait_as_long_as_it_says_and_are_not_cancelled(
+    echo: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, heard: grpc.StatusCode
+) -> None:
+    monkeypatch.setattr("ganserve.serving.server.ACCEPT_SECONDS", seconds)
+    async with up(echo) as one:
+        calls = [one.generation.Sample(request()) for _ in range(20)]
+        await asyncio.sleep(0)
+        # The event loop is busy with something else; gRPC's threads receive the calls meanwhile.
+        time.sleep(2.5)
+        codes = [await call.code() for call in calls]
+    assert codes.count(heard) >= 19, "but the one that the server had asked for beforehand"
 
 
 async def test_a_stream_gives_each_row_in_order_as_the_unary_call_does(one: Up) -> None:
@@ -676,6 +690,8 @@ async def test_reflection_lists_the_services(one: Up) -> None:
     async for reply in call:
         assert {service.name for service in reply.list_services_response.service} == {
             "ganserve.v1.Generation",
+            "ganserve.v1.Inversion",
+            "ganserve.v1.Latents",
             "ganserve.v1.Models",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
@@ -689,7 +705,7 @@ async def test_models_get_tells_all_that_a_caller_needs(one: Up) -> None:
     assert {value.name for value in walk.values} == {"seed", "truncation", "steps"}
     assert list(walk.tensors["image"].shape) == [SIZE, SIZE, 3]
     assert next(value for value in walk.values if value.name == "steps").description_json.startswith('{"low": 1')
-    assert (found.licence, found.attribution) == ("Apache-2.0", "made by ganserve.testing.echo")
+    assert (found.licence, found.attribution) == ("Apache-2.0", "made by ganserve.testing")
 
 
 async def test_a_port_that_is_taken_is_one_clear_error_and_leaves_nothing_behind(echo: Path) -> None:

@@ -5,8 +5,11 @@
 
 from ganserve.client.aio import AsyncClient
 from ganserve.client.blocking import Client
-from ganserve.client.grid import grid
-from ganserve.client.models import ModelInfo, ModelSummary, TaskInfo, TensorInfo
+from ganserve.client.grid import grid, mixing_sheet
+from ganserve.client.inversion import Inversion, InvertOptions, InvertProgress, Quality
+from ganserve.client.latents import MakingOptions, Mixture, Point, WalkFrame
+from ganserve.client.media import Media
+from ganserve.client.models import DirectionInfo, LatentInfo, ModelInfo, ModelSummary, TaskInfo, TensorInfo
 from ganserve.client.request import SampleOptions
 from ganserve.client.samples import Sample, Samples, Served
 from ganserve.client.translation import ReadImage, TranslateOptions, Translation
@@ -14,8 +17,18 @@ from ganserve.client.translation import ReadImage, TranslateOptions, Translation
 __all__ = [
     "AsyncClient",
     "Client",
+    "DirectionInfo",
+    "Inversion",
+    "InvertOptions",
+    "InvertProgress",
+    "LatentInfo",
+    "MakingOptions",
+    "Media",
+    "Mixture",
     "ModelInfo",
     "ModelSummary",
+    "Point",
+    "Quality",
     "ReadImage",
     "Sample",
     "SampleOptions",
@@ -25,5 +38,7 @@ __all__ = [
     "TensorInfo",
     "TranslateOptions",
     "Translation",
+    "WalkFrame",
     "grid",
+    "mixing_sheet",
 ]

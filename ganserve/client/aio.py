@@ -1,15 +1,38 @@
 """The client that awaits."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, channel_options, stubs
 from ganserve.client.frames import Frames
+from ganserve.client.inversion import (
+    Inversion,
+    InvertOptions,
+    InvertProgress,
+    Progress,
+    heard,
+    invert_reply_of,
+    invert_request,
+)
+from ganserve.client.latents import (
+    AnyPoint,
+    MakingOptions,
+    Mixture,
+    Terms,
+    WalkFrame,
+    combine_request,
+    frame_of,
+    interpolate_request,
+    mix_request,
+    mixture_of,
+    sum_of,
+)
 from ganserve.client.models import ModelInfo, ModelSummary, model_of, summaries_of
 from ganserve.client.pictures import AnyPicture
 from ganserve.client.request import SampleOptions, sample_request
@@ -17,7 +40,10 @@ from ganserve.client.samples import Sample, Samples, samples_of, streamed_sample
 from ganserve.client.status import error_of
 from ganserve.client.translation import Frame, TranslateOptions, Translation, translate_request, translation_of
 from ganserve.client.waiting import PAUSE, Wait
+from ganserve.errors import RequestError
 from ganserve.v1 import generation_pb2, models_pb2
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -59,7 +85,53 @@ class AsyncClient:
     ) -> AsyncIterator[Sample]:
         """:meth:`ganserve.Client.sample_stream`, for ``async for``."""
         request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
-        return self._stream(generation_pb2.SampleStreamRequest(sample=request), timeout)
+        wrapped = generation_pb2.SampleStreamRequest(sample=request)
+        return self._stream(self._stubs.generation.SampleStream, wrapped, streamed_sample_of, timeout)
+
+    def interpolate(
+        self,
+        model: str,
+        keys: Iterable[AnyPoint],
+        frames: int = 30,
+        *,
+        walk: str | None = None,
+        loop: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[MakingOptions],
+    ) -> AsyncIterator[WalkFrame]:
+        """:meth:`ganserve.Client.interpolate`, for ``async for``."""
+        request = interpolate_request(model, keys, frames=frames, walk=walk, loop=loop, **options)
+        return self._stream(self._stubs.latents.Interpolate, request, frame_of, timeout)
+
+    def mix(
+        self,
+        model: str,
+        bases: Iterable[AnyPoint],
+        styles: Iterable[AnyPoint],
+        layers: Iterable[int],
+        *,
+        grid: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[MakingOptions],
+    ) -> AsyncIterator[Mixture]:
+        """:meth:`ganserve.Client.mix`, for ``async for``."""
+        request = mix_request(model, bases, styles, layers, grid=grid, **options)
+        return self._stream(self._stubs.latents.Mix, request, mixture_of, timeout)
+
+    async def combine(
+        self,
+        model: str,
+        terms: Terms,
+        *,
+        normalization: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[MakingOptions],
+    ) -> Sample:
+        """:meth:`ganserve.Client.combine`."""
+        request = combine_request(
+            model, terms, normalization=normalization, max_reply_bytes=self._max_reply_bytes, **options
+        )
+        return sum_of(await self._call(self._stubs.latents.Combine, request, timeout))
 
     async def translate(
         self,
@@ -85,6 +157,31 @@ class AsyncClient:
         """:meth:`ganserve.Client.translate_stream`, for ``async for``; ``frames`` may be an async iterable."""
         settings = translate_request(model, None, max_reply_bytes=self._max_reply_bytes, **options)
         return self._translations(Frames(settings, frames), timeout)
+
+    async def invert(
+        self,
+        model: str,
+        image: AnyPicture,
+        *,
+        progress: Progress | None = None,
+        timeout: float | None = None,
+        **options: Unpack[InvertOptions],
+    ) -> Inversion:
+        """:meth:`ganserve.Client.invert`; ``progress`` is called on the event loop."""
+        async with aclosing(self.invert_stream(model, image, timeout=timeout, **heard(options, progress))) as replies:
+            async for reply in replies:
+                if isinstance(reply, Inversion):
+                    return reply
+                if progress is not None:
+                    progress(reply)
+        raise RequestError(f"{self.address} ended the search without a result")
+
+    def invert_stream(
+        self, model: str, image: AnyPicture, *, timeout: float | None = None, **options: Unpack[InvertOptions]
+    ) -> AsyncGenerator[InvertProgress | Inversion]:
+        """:meth:`ganserve.Client.invert_stream`, for ``async for``."""
+        request = invert_request(model, image, **options)
+        return self._stream(self._stubs.inversion.Invert, request, invert_reply_of, timeout)
 
     async def models(self, *, timeout: float | None = None) -> list[ModelSummary]:
         """:meth:`ganserve.Client.models`."""
@@ -118,12 +215,12 @@ class AsyncClient:
             raise error_of(error) from error
 
     async def _stream(
-        self, request: generation_pb2.SampleStreamRequest, timeout: float | None
-    ) -> AsyncIterator[Sample]:
-        call = self._stubs.generation.SampleStream(request, timeout=self._seconds(timeout))
+        self, method: Callable[..., Any], request: Any, read: Callable[[Any], T], timeout: float | None
+    ) -> AsyncGenerator[T]:
+        call = method(request, timeout=self._seconds(timeout))
         try:
             async for reply in call:
-                yield streamed_sample_of(reply)
+                yield read(reply)
         except grpc.RpcError as error:
             raise error_of(error) from error
         finally:

@@ -1,15 +1,38 @@
 """The client that blocks."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, channel_options, stubs
 from ganserve.client.frames import Frames
+from ganserve.client.inversion import (
+    Inversion,
+    InvertOptions,
+    InvertProgress,
+    Progress,
+    heard,
+    invert_reply_of,
+    invert_request,
+)
+from ganserve.client.latents import (
+    AnyPoint,
+    MakingOptions,
+    Mixture,
+    Terms,
+    WalkFrame,
+    combine_request,
+    frame_of,
+    interpolate_request,
+    mix_request,
+    mixture_of,
+    sum_of,
+)
 from ganserve.client.models import ModelInfo, ModelSummary, model_of, summaries_of
 from ganserve.client.pictures import AnyPicture
 from ganserve.client.request import SampleOptions, sample_request
@@ -17,7 +40,10 @@ from ganserve.client.samples import Sample, Samples, samples_of, streamed_sample
 from ganserve.client.status import error_of
 from ganserve.client.translation import Frame, TranslateOptions, Translation, translate_request, translation_of
 from ganserve.client.waiting import PAUSE, Wait
+from ganserve.errors import RequestError
 from ganserve.v1 import generation_pb2, models_pb2
+
+T = TypeVar("T")
 
 
 class Client:
@@ -67,7 +93,64 @@ class Client:
         Stopping early cancels the rest.
         """
         request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
-        return self._stream(generation_pb2.SampleStreamRequest(sample=request), timeout)
+        wrapped = generation_pb2.SampleStreamRequest(sample=request)
+        return self._stream(self._stubs.generation.SampleStream, wrapped, streamed_sample_of, timeout)
+
+    def interpolate(
+        self,
+        model: str,
+        keys: Iterable[AnyPoint],
+        frames: int = 30,
+        *,
+        walk: str | None = None,
+        loop: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[MakingOptions],
+    ) -> Iterator[WalkFrame]:
+        """The images of a walk over ``keys`` in order, each as soon as it is ready: ``frames`` from each key up to the next.
+
+        A key is a seed, (seed, index), the latent as an array, or a :class:`ganserve.client.Point`. ``walk`` is ``lerp`` or ``slerp``, by
+        default the latent's own; a ``loop`` goes on from the last key to the first. See :class:`ganserve.client.MakingOptions`.
+        """
+        request = interpolate_request(model, keys, frames=frames, walk=walk, loop=loop, **options)
+        return self._stream(self._stubs.latents.Interpolate, request, frame_of, timeout)
+
+    def mix(
+        self,
+        model: str,
+        bases: Iterable[AnyPoint],
+        styles: Iterable[AnyPoint],
+        layers: Iterable[int],
+        *,
+        grid: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[MakingOptions],
+    ) -> Iterator[Mixture]:
+        """Images with ``layers`` of the latents of ``styles`` and the rest of ``bases`` in order, each as soon as it is ready.
+
+        Pair by pair (one base or style serves all), or with ``grid`` every base with every style, base by base. Points are as in
+        :meth:`interpolate`.
+        """
+        request = mix_request(model, bases, styles, layers, grid=grid, **options)
+        return self._stream(self._stubs.latents.Mix, request, mixture_of, timeout)
+
+    def combine(
+        self,
+        model: str,
+        terms: Terms,
+        *,
+        normalization: str | None = None,
+        timeout: float | None = None,
+        **options: Unpack[MakingOptions],
+    ) -> Sample:
+        """The image of a weighted sum of points: ``{seed: weight}``, or pairs of a point as in :meth:`interpolate` and its weight.
+
+        ``normalization`` is ``mean`` (divided by the sum of the weights) or ``length`` (scaled to the mean length of the points).
+        """
+        request = combine_request(
+            model, terms, normalization=normalization, max_reply_bytes=self._max_reply_bytes, **options
+        )
+        return sum_of(self._call(self._stubs.latents.Combine, request, timeout))
 
     def translate(
         self,
@@ -98,6 +181,38 @@ class Client:
         sent = Frames(settings, iter(frames))
         call = self._stubs.generation.TranslateStream(sent.messages(), timeout=self._seconds(timeout))
         return self._translations(call, sent)
+
+    def invert(
+        self,
+        model: str,
+        image: AnyPicture,
+        *,
+        progress: Progress | None = None,
+        timeout: float | None = None,
+        **options: Unpack[InvertOptions],
+    ) -> Inversion:
+        """The latent from which the model makes ``image``, as nearly as it is found; see :class:`InvertOptions`.
+
+        Shortly before ``timeout`` the search ends with the best so far. ``progress`` is called every 10 steps, unless
+        ``progress_every`` says otherwise; what it raises ends the search and is raised here.
+        """
+        with closing(self.invert_stream(model, image, timeout=timeout, **heard(options, progress))) as replies:
+            for reply in replies:
+                if isinstance(reply, Inversion):
+                    return reply
+                if progress is not None:
+                    progress(reply)
+        raise RequestError(f"{self.address} ended the search without a result")
+
+    def invert_stream(
+        self, model: str, image: AnyPicture, *, timeout: float | None = None, **options: Unpack[InvertOptions]
+    ) -> Generator[InvertProgress | Inversion]:
+        """The search of :meth:`invert` as it goes: progress, if ``progress_every`` is given, and at the end the result.
+
+        Stopping early cancels it.
+        """
+        request = invert_request(model, image, **options)
+        return self._stream(self._stubs.inversion.Invert, request, invert_reply_of, timeout)
 
     def models(self, *, timeout: float | None = None) -> list[ModelSummary]:
         """Every model that the server found, by name and version."""
@@ -130,11 +245,13 @@ class Client:
         except grpc.RpcError as error:
             raise error_of(error) from error
 
-    def _stream(self, request: generation_pb2.SampleStreamRequest, timeout: float | None) -> Iterator[Sample]:
-        call = self._stubs.generation.SampleStream(request, timeout=self._seconds(timeout))
+    def _stream(
+        self, method: Callable[..., Any], request: Any, read: Callable[[Any], T], timeout: float | None
+    ) -> Generator[T]:
+        call = method(request, timeout=self._seconds(timeout))
         try:
             for reply in call:
-                yield streamed_sample_of(reply)
+                yield read(reply)
         except grpc.RpcError as error:
             raise error_of(error) from error
         finally:

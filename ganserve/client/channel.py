@@ -1,11 +1,11 @@
-"""How the clients connect: channel options, retries, and the stubs of the three services that they call."""
+"""How the clients connect: channel options, retries, and the stubs of the services that they call."""
 
 import json
 from typing import Any, NamedTuple
 
 from grpc_health.v1 import health_pb2_grpc
 
-from ganserve.v1 import generation_pb2_grpc, models_pb2_grpc
+from ganserve.v1 import generation_pb2_grpc, inversion_pb2_grpc, latents_pb2_grpc, models_pb2_grpc
 
 ADDRESS = "localhost:8001"
 """Where ``ganserve serve`` listens by default."""
@@ -19,7 +19,9 @@ MAX_REPLY_BYTES = 64 << 20
 RETRIES = {
     "methodConfig": [
         {
-            "name": [{"service": "ganserve.v1.Generation"}, {"service": "ganserve.v1.Models"}],
+            "name": [
+                {"service": f"ganserve.v1.{service}"} for service in ("Generation", "Inversion", "Latents", "Models")
+            ],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.1s",
@@ -37,6 +39,8 @@ class Stubs(NamedTuple):
     """What the clients call."""
 
     generation: Any
+    inversion: Any
+    latents: Any
     models: Any
     health: Any
 
@@ -57,6 +61,8 @@ def stubs(channel: Any) -> Stubs:
     """The stubs on ``channel``."""
     return Stubs(
         generation_pb2_grpc.GenerationStub(channel),  # type: ignore[no-untyped-call]
+        inversion_pb2_grpc.InversionStub(channel),  # type: ignore[no-untyped-call]
+        latents_pb2_grpc.LatentsStub(channel),  # type: ignore[no-untyped-call]
         models_pb2_grpc.ModelsStub(channel),  # type: ignore[no-untyped-call]
         health_pb2_grpc.HealthStub(channel),
     )

@@ -1,9 +1,11 @@
 """Many images as one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from PIL import Image
+
+from ganserve.client.latents import Mixture
 
 
 def grid(images: Sequence[Image.Image], columns: int | None = None, *, gap: int = 2) -> Image.Image:
@@ -24,3 +26,14 @@ def grid(images: Sequence[Image.Image], columns: int | None = None, *, gap: int 
         top = row * (height + gap) + (height - image.height) // 2
         sheet.paste(image, (left, top), image if image.mode == "RGBA" else None)
     return sheet
+
+
+def mixing_sheet(
+    mixtures: Iterable[Mixture], bases: Sequence[Image.Image], styles: Sequence[Image.Image], *, gap: int = 2
+) -> Image.Image:
+    """The ``mixtures`` of a grid, their ``bases`` down the left and their ``styles`` along the top (Karras et al., 2019, figure 3)."""
+    mixed = {(one.base, one.style): one.image() for one in mixtures}
+    cells = [Image.new(styles[0].mode, styles[0].size, "white"), *styles]
+    for row, base in enumerate(bases):
+        cells += [base, *(mixed[row, column] for column in range(len(styles)))]
+    return grid(cells, len(styles) + 1, gap=gap)

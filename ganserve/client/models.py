@@ -32,6 +32,24 @@ class TensorInfo(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, ...]
 
 
+class LatentInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be done with a latent."""
+
+    walk: str
+    """The way from one to another: ``lerp`` or ``slerp``."""
+    layers: bool
+    """Whether its first axis counts layers, which may be mixed."""
+
+
+class DirectionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A named way to move a latent."""
+
+    tensor: str
+    """The latent."""
+    source: str
+    """How it was found."""
+
+
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     """One task of a model."""
 
@@ -43,6 +61,12 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
     tensors: Mapping[str, TensorInfo]
     output: str
     """The tensor that becomes the result."""
+    latents: Mapping[str, LatentInfo]
+    """The latents that may be walked, mixed and moved, in the order in which they are made."""
+    directions: Mapping[str, DirectionInfo]
+    """The named directions along which they may be moved."""
+    starts: tuple[str, ...] = ()
+    """Where a search may start, of a task of kind invert: encoder, samples, average, the best first."""
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,4 +120,7 @@ def _task_of(message: models_pb2.Task) -> TaskInfo:
             for name, tensor in message.tensors.items()
         },
         output=message.output,
+        latents={one.tensor: LatentInfo(walk=one.walk, layers=one.layers) for one in message.latents},
+        directions={one.name: DirectionInfo(tensor=one.tensor, source=one.source) for one in message.directions},
+        starts=tuple(message.starts),
     )

@@ -34,6 +34,8 @@ class SampleOptions(TypedDict, total=False):
     """Tensors given instead of computed, by the name that the task gives them (``z``, ``w``): [n, ...], or [1, ...] for all rows."""
     numbers: Mapping[str, Numbers]
     """Other values that the task reads: one for all rows, or one for each."""
+    directions: Mapping[str, Numbers]
+    """How far rows are moved along the model's named directions: one strength for all rows, or one for each."""
     task: str | None
     """The task; needed only where a model has several."""
     version: int | None
@@ -58,23 +60,27 @@ def sample_request(
     truncation: Numbers = (),
     tensors: Mapping[str, ArrayLike] | None = None,
     numbers: Mapping[str, Numbers] | None = None,
+    directions: Mapping[str, Numbers] | None = None,
     task: str | None = None,
     version: int | None = None,
     format: str | None = None,  # noqa: A002 - the word for it
     quality: int | None = None,
     returns: Sequence[str] = (),
 ) -> generation_pb2.SampleRequest:
-    """The message for ``n`` rows; without ``n``, as many as the longest of seeds, tensors, labels and numbers has, at least 1.
+    """The message for ``n`` rows; without ``n``, as many as the longest of seeds, tensors, labels, numbers and directions has, at least 1.
 
     Raises :class:`InvalidArgument` for what no message can hold; the server judges the rest.
     """
     classes = [labels] if isinstance(labels, int | str) else list(labels)
     psi = _list(truncation)
     values = {name: _list(value) for name, value in (numbers or {}).items()}
+    strengths = {name: _list(value) for name, value in (directions or {}).items()}
     given = {name: tensor_message(f"tensors[{name}]", value) for name, value in (tensors or {}).items()}
     if n is None:
         rows = (tensor.shape[0] for tensor in given.values() if tensor.shape)
-        n = max([1, len(seeds), len(classes), len(psi), *map(len, values.values()), *rows])
+        n = max(
+            [1, len(seeds), len(classes), len(psi), *map(len, values.values()), *map(len, strengths.values()), *rows]
+        )
     request = generation_pb2.SampleRequest(
         model=model,
         version=integer("version", version or 0),
@@ -86,6 +92,7 @@ def sample_request(
         labels=[label_message(f"labels[{position}]", label) for position, label in enumerate(classes)],
         truncation=psi,
         numbers={name: generation_pb2.Numbers(values=value) for name, value in values.items()},
+        directions={name: generation_pb2.Numbers(values=value) for name, value in strengths.items()},
         output=output_options(format, quality),
         return_tensors=returns,
         max_reply_bytes=max_reply_bytes,

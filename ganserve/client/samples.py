@@ -1,16 +1,25 @@
 """What a server answers: one :class:`Sample` a row, and :class:`Samples`, the sequence of them."""
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, TypeAlias, overload
 
 import msgspec
 import numpy as np
 from PIL import Image
 
 from ganserve.client.enums import name_of
+from ganserve.client.media import Media, media_fields
 from ganserve.client.tensors import AnyArray, array_of
-from ganserve.v1 import generation_pb2, media_pb2
+from ganserve.v1 import generation_pb2, latents_pb2
+
+Made: TypeAlias = (
+    generation_pb2.Sample
+    | generation_pb2.Translation
+    | latents_pb2.InterpolateResponse
+    | latents_pb2.MixResponse
+    | latents_pb2.CombineResponse
+)
+"""Messages with a result."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -28,15 +37,9 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     """``queue``, ``engine`` and ``encode``, summed over batches, and ``total``."""
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class Sample(Media, frozen=True, kw_only=True, eq=False):
     """One result: ``data`` in ``format``, where its noise came from, and the tensors that were asked for."""
 
-    kind: Literal["image", "array"]
-    format: str
-    """Of an image: png, jpeg, webp, raw, npy or npy-float; of an array: npy."""
-    data: bytes
-    shape: tuple[int, ...] = ()
-    """Of an image: height, width, channels; () for an array, whose data tell it."""
     seed: int | None = None
     index: int | None = None
     """(seed, index) gives the same result again; None if no noise was drawn."""
@@ -44,28 +47,6 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """By name, without the row axis."""
     served: Served
     """In a stream, timings are those up to this row."""
-
-    def array(self) -> AnyArray:
-        """The result as an array: of an image uint8 [H, W, C], or float32 in [-1, 1] for npy-float."""
-        if self.format in ("npy", "npy-float"):
-            array: AnyArray = np.load(io.BytesIO(self.data), allow_pickle=False)
-            return array
-        if self.format == "raw":
-            return np.frombuffer(self.data, np.uint8).reshape(self.shape)
-        return np.asarray(self.image()).reshape(self.shape)
-
-    def image(self) -> Image.Image:
-        """The result as a picture; ValueError for an array that is none."""
-        if self.kind != "image":
-            raise ValueError(f"{self.served.model} makes arrays, not images; use array()")
-        if self.format in ("raw", "npy", "npy-float"):
-            pixels = self.array()
-            if self.format == "npy-float":
-                pixels = np.rint((pixels + 1) * 127.5).astype(np.uint8)
-            return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        with Image.open(io.BytesIO(self.data)) as image:
-            # WebP knows no grey, and drops an alpha channel that hides nothing.
-            return image.convert(_MODES[self.shape[2]])
 
 
 class Samples(Sequence[Sample]):
@@ -123,19 +104,19 @@ def streamed_sample_of(response: generation_pb2.SampleStreamResponse) -> Sample:
 
 
 def fields_of(message: generation_pb2.Sample | generation_pb2.Translation) -> dict[str, Any]:
-    """The fields of a :class:`Sample` that ``message`` has."""
+    """The fields of a :class:`Sample` that ``message`` has, where its noise came from among them."""
     drawn = message.seed if message.HasField("seed") else None
-    fields = {
+    return {
+        **made_fields_of(message),
         "seed": drawn.seed if drawn else None,
         "index": drawn.index if drawn else None,
-        "tensors": {name: array_of(tensor) for name, tensor in message.tensors.items()},
     }
-    if message.media.WhichOneof("kind") == "image":
-        image = message.media.image
-        name = name_of("IMAGE_FORMAT_", media_pb2.ImageFormat, image.format)
-        shape = (image.height, image.width, image.channels)
-        return {"kind": "image", "format": name, "data": image.data, "shape": shape, **fields}
-    return {"kind": "array", "format": "npy", "data": message.media.array.npy, **fields}
+
+
+def made_fields_of(message: Made) -> dict[str, Any]:
+    """The fields of a :class:`Sample` that every result has."""
+    tensors = {name: array_of(tensor) for name, tensor in message.tensors.items()}
+    return {**media_fields(message.media), "tensors": tensors}
 
 
 def served_of(message: generation_pb2.Served) -> Served:

@@ -107,7 +107,7 @@ def translate_request(
         version=integer("version", version or 0),
         task=task or "",
         images=_messages(pictures),
-        size=_size(size),
+        size=size_policy(size),
         restore=restore,
         index=integer("index", index, bits=64, signed=False),
         tensors={name: tensor_message(f"tensors[{name}]", value) for name, value in (tensors or {}).items()},
@@ -118,11 +118,7 @@ def translate_request(
         max_reply_bytes=max_reply_bytes,
     )
     if background is not None:
-        red, green, blue = (
-            integer(f"background.{name}", value, bits=32, signed=False)
-            for name, value in zip(("red", "green", "blue"), background, strict=True)
-        )
-        request.background.CopyFrom(generation_pb2.Color(red=red, green=green, blue=blue))
+        request.background.CopyFrom(color_message(background))
     if seed is not None:
         request.seed = integer("seed", seed, bits=64, signed=False)
     if label is not None:
@@ -143,10 +139,7 @@ def frame_request(number: int, frame: Frame) -> generation_pb2.TranslateStreamRe
 
 def translation_of(message: generation_pb2.Translation, served: generation_pb2.Served) -> Translation:
     """The result of a reply."""
-    images = {
-        name: ReadImage(width=read.width, height=read.height, pictures=read.pictures)
-        for name, read in message.images.items()
-    }
+    images = {name: read_image_of(read) for name, read in message.images.items()}
     return Translation(**fields_of(message), images=images, served=served_of(served))
 
 
@@ -154,7 +147,22 @@ def _messages(pictures: Mapping[str, AnyPicture]) -> dict[str, media_pb2.Image]:
     return {name: image_message(f"images[{name}]", picture) for name, picture in pictures.items()}
 
 
-def _size(name: str | None) -> str:
+def read_image_of(message: generation_pb2.ReadImage) -> ReadImage:
+    """What the server read of a picture."""
+    return ReadImage(width=message.width, height=message.height, pictures=message.pictures)
+
+
+def color_message(color: tuple[int, int, int]) -> generation_pb2.Color:
+    """The background as a message."""
+    red, green, blue = (
+        integer(f"background.{name}", value, bits=32, signed=False)
+        for name, value in zip(("red", "green", "blue"), color, strict=True)
+    )
+    return generation_pb2.Color(red=red, green=green, blue=blue)
+
+
+def size_policy(name: str | None) -> str:
+    """The protocol's name of how a picture meets the size that a model takes."""
     if name is None:
         return "SIZE_POLICY_UNSPECIFIED"
     if name not in SIZES:

@@ -11,7 +11,7 @@ from ganserve.commands.output import console, print_json, table
 
 if TYPE_CHECKING:
     from ganserve.bundle import Bundle
-    from ganserve.spec import Graph, Loop, Step, Task, Tensor
+    from ganserve.spec import Graph, Latent, Loop, Step, Task, Tensor
 
 
 @click.command(short_help="Verify a bundle and say what is in it.")
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def command(bundle: Path, as_json: bool) -> None:
     """Verify BUNDLE, a folder that `ganserve export` wrote, as the server does, and describe what is in it.
 
-    Graphs with shapes, FLOPs a row and error against torch; tasks with the values they read and their dataflow; provenance,
-    licence, and every file's digest. A damaged bundle gets one line that names the file, and exit code 1.
+    Graphs with shapes, FLOPs a row and error against torch; tasks with the values they read, their dataflow and latents; edit directions;
+    provenance, licence, and every file's digest. A damaged bundle gets one line that names the file, and exit code 1.
 
     \b
     Examples:
@@ -74,6 +74,14 @@ def _describe(bundle: "Bundle") -> None:
     graphs = {graph.name: graph for graph in manifest.graphs}
     for task in manifest.tasks:
         show(f"task {task.name} ({task.kind})", ("what", "reads", "makes"), _dataflow(task, graphs))
+        if task.latents:
+            show(f"latents of task {task.name}", ("latent", "walk", "layers"), map(_latent, task.latents))
+    if manifest.directions:
+        show(
+            "directions",
+            ("direction", "moves", "found by"),
+            ((name, direction.tensor, direction.source) for name, direction in manifest.directions.items()),
+        )
     if manifest.provenance:
         show("provenance", ("", ""), ((name, str(value)) for name, value in manifest.provenance.items()))
     show(
@@ -97,6 +105,10 @@ def _dataflow(task: "Task", graphs: "Mapping[str, Graph]") -> Iterable[tuple[str
 def _title(step: "Step | Loop") -> str:
     steps = getattr(step, "steps", None)
     return f"graph {step.graph}" if steps is None else f"loop over {step.graph}, {steps} times"
+
+
+def _latent(latent: "Latent") -> tuple[str, str, str]:
+    return latent.tensor, latent.walk, "may be mixed" if latent.layers else ""
 
 
 def _tensor(tensor: "Tensor") -> str:

@@ -8,16 +8,17 @@ from ganserve.commands.options import json_option, server_option
 from ganserve.commands.output import asking, console, print_json, table
 
 if TYPE_CHECKING:
-    from ganserve.client import ModelInfo, ModelSummary
+    from ganserve.client import ModelInfo, ModelSummary, TaskInfo
 
 
 @click.command(short_help="List what a server serves.")
 @server_option
 @json_option
 def command(server: str, as_json: bool) -> None:
-    """List the models of a running server: their versions and state, the engines that serve them, and the values their tasks read.
+    """List the models of a running server: their versions and state, the engines that serve them, the values their tasks read, and the
+    latents that may be walked and mixed.
 
-    A bundle that cannot be served is listed with the reason. --json adds tensors, value ranges, class names, licence and provenance.
+    A bundle that cannot be served is listed with the reason. --json adds tensors, directions, value ranges, class names, licence and provenance.
 
     \b
     Examples:
@@ -51,10 +52,16 @@ def _print_table(found: "list[tuple[ModelSummary, ModelInfo | None]]") -> None:
 
     listing = table("model", "version", "family", "state", "engines", "tasks")
     for summary, info in found:
-        tasks = [f"{task.name}({', '.join(task.values)})" for task in info.tasks] if info else [summary.reason]
+        tasks = [_task(task) for task in info.tasks] if info else [summary.reason]
         state = summary.state if summary.state == "ready" else f"[red]{summary.state}[/red]"
         engines = ", ".join(sorted(set(summary.engines.values())))
         listing.add_row(
             summary.name, str(summary.version or "?"), summary.family, state, engines, escape("\n".join(tasks))
         )
     console().print(listing)
+
+
+def _task(task: "TaskInfo") -> str:
+    latents = f" in {', '.join(task.latents)}" if task.latents else ""
+    starts = f" from {', '.join(task.starts)}" if task.starts else ""
+    return f"{task.name}({', '.join(task.values)}){latents}{starts}"

@@ -39,10 +39,23 @@ def label_of(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def number_of(text: str) -> tuple[str, float]:
-    """``NAME=NUMBER`` as a pair."""
+def number_of(text: str, option: str = "--number") -> tuple[str, float]:
+    """``NAME=NUMBER`` of an ``option`` as a pair."""
     name, _, number = text.partition("=")
     try:
         return name, float(number)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not NAME=NUMBER, such as steps=20", param_hint="--number") from error
+        raise click.BadParameter(f"{text!r} is not NAME=NUMBER, such as steps=20", param_hint=option) from error
+
+
+def points_of(text: str, option: str) -> list[tuple[int, int]]:
+    """Seeds separated by commas, each maybe with an index after a colon, such as 1,2,7:3, as pairs (seed, index)."""
+    pairs = []
+    for one in text.split(","):
+        seed, colon, index = one.strip().partition(":")
+        if not (seed.isdecimal() and (index.isdecimal() if colon else True)):
+            raise click.BadParameter(
+                f"{one!r} is no seed: write numbers such as 1,2,3, or 7:2 for (seed, index)", param_hint=option
+            )
+        pairs.append((int(seed), int(index or 0)))
+    return pairs

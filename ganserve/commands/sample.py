@@ -35,6 +35,13 @@ SUFFIXES = {"npy-float": "npy"}
 @click.option(
     "--number", "numbers", multiple=True, metavar="NAME=NUMBER", help="Another value that the task reads; repeatable."
 )
+@click.option(
+    "--direction",
+    "directions",
+    multiple=True,
+    metavar="NAME=STRENGTH",
+    help="How far all images are moved along one of the model's directions; repeatable.",
+)
 @click.option("--task", help="The task, where the model has several.")
 @click.option("--version", type=click.IntRange(min=1), help="The model's version [the latest].")
 @click.option(
@@ -65,6 +72,7 @@ def command(
     labels: tuple[str, ...],
     truncation: tuple[float, ...],
     numbers: tuple[str, ...],
+    directions: tuple[str, ...],
     task: str | None,
     version: int | None,
     image_format: str,
@@ -83,6 +91,7 @@ def command(
       ganserve sample dcgan-fashion --n 16 --seed 7
       ganserve sample dcgan-fashion --n 64 --grid fashion.png
       ganserve sample biggan --n 4 --label goldfish --truncation 0.5 --format webp --out fish
+      ganserve sample stylegan2-emoji --n 8 --seed 7 --direction sefa-0=3 --grid moved.png
     """
     from ganserve.client import grid
 
@@ -98,6 +107,7 @@ def command(
             labels=[label_of(label) for label in labels],
             truncation=truncation,
             numbers=dict(number_of(text) for text in numbers),
+            directions=dict(number_of(text, "--direction") for text in directions),
             task=task,
             version=version,
             format=image_format,

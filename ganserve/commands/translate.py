@@ -1,24 +1,14 @@
 """``ganserve translate``."""
 
-import glob
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ganserve.commands.options import Colour, label_of, number_of, server_option
-from ganserve.commands.output import asking, progress, watched, write_file
+from ganserve.commands.output import asking, progress, write_file
+from ganserve.commands.pictures import each, find_pictures, targets_of, tell_failed
 from ganserve.commands.sample import SUFFIXES
-from ganserve.errors import RequestError, Unavailable
-
-INPUTS = (".png", ".jpg", ".jpeg", ".webp")
-"""The files of a folder that are taken for pictures."""
-
-SHOWN = 10
-"""How many pictures that failed are named."""
 
 
 @click.command(short_help="Ask a server to translate pictures.")
@@ -91,7 +81,7 @@ def command(
       ganserve translate spade 'maps/**/*.png' --image reference=style.jpg --seed 7 --out landscapes
     """
     suffix = SUFFIXES.get(image_format, image_format)
-    found = _targets(find_pictures(inputs), out, suffix)
+    found = targets_of(find_pictures(inputs), out, suffix)
     todo = {target: source for target, source in found.items() if overwrite or not target.exists()}
     asked_for = {
         **options,
@@ -100,59 +90,15 @@ def command(
         "numbers": dict(number_of(text) for text in numbers),
         "format": image_format,
     }
-    failed: dict[Path, Exception] = {}
-    with asking(server) as client, progress() as bars, ThreadPoolExecutor(parallel) as pool:
+    with asking(server) as client, progress() as bars:
 
         def translate(target: Path, source: Path) -> None:
-            try:
-                write_file(target, client.translate(model, source, **asked_for).data)
-            except Unavailable:
-                raise
-            except (RequestError, OSError) as error:
-                failed[source] = error
+            write_file(target, client.translate(model, source, **asked_for).data)
 
-        under_way = [pool.submit(translate, target, source) for target, source in todo.items()]
-        try:
-            for one in watched(bars, model, len(todo), as_completed(under_way)):
-                one.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        failed = each(bars, model, todo, parallel, translate)
     here = f", {len(found) - len(todo)} were there already" if len(found) > len(todo) else ""
     click.echo(f"{len(todo) - len(failed)} of {len(found)} pictures translated to {out}{here}")
-    if failed:
-        named = "".join(f"\n  {source}: {error}" for source, error in list(failed.items())[:SHOWN])
-        more = f"\n  and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
-        raise click.ClickException(f"{len(failed)} failed:{named}{more}")
-
-
-def find_pictures(inputs: Sequence[str]) -> dict[Path, Path]:
-    """The picture files that ``inputs`` (files, globs, folders) name → each one's place below its folder, else its name."""
-    found: dict[Path, Path] = {}
-    for text in inputs:
-        matches = [text] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
-        if not matches:
-            raise click.BadParameter(f"{text!r} is no file or folder and matches none", param_hint="IN")
-        for path in map(Path, matches):
-            if path.is_dir():
-                inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in INPUTS and one.is_file())
-                if not inside and len(matches) == 1:
-                    raise click.BadParameter(f"{path} holds no {', '.join(INPUTS)}", param_hint="IN")
-                found.update({one: one.relative_to(path) for one in inside})
-            else:
-                found[path] = Path(path.name)
-    return found
-
-
-def _targets(found: Mapping[Path, Path], out: Path, suffix: str) -> dict[Path, Path]:
-    """Result file → picture; two pictures whose results would have one name are refused."""
-    targets: dict[Path, Path] = {}
-    for source, place in found.items():
-        target = out / place.with_suffix(f".{suffix}")
-        if (other := targets.setdefault(target, source)) != source:
-            raise click.BadParameter(
-                f"{other} and {source} would both become {target}; translate them to different folders", param_hint="IN"
-            )
-    return targets
+    tell_failed(failed)
 
 
 def _image(text: str) -> tuple[str, Path]:

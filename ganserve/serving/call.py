@@ -8,7 +8,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from concurrent.futures import Executor as Pool
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -19,11 +19,13 @@ from ganserve.codecs import EncodeOptions, Encoder, Frame, Media, Picture, Pictu
 from ganserve.codecs.frame import put_back
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.metrics import Metrics
+from ganserve.serving.edits import strengths_name
 from ganserve.serving.executor import Executor
 from ganserve.serving.model import LoadedTask, Model
-from ganserve.serving.plan import Plan, known_shapes
+from ganserve.serving.pictures import Reader
+from ganserve.serving.plan import LoopSegment, Plan, known_shapes
 from ganserve.serving.runner import Flow, Piece, Times
-from ganserve.serving.tiles import tiling
+from ganserve.serving.tiles import Tiling, tiling
 
 SEED = "seed"
 
@@ -46,6 +48,12 @@ class Ask(msgspec.Struct, kw_only=True):
     encode: EncodeOptions = EncodeOptions()
     seed: int | None = None
     """What to draw from where the caller gave no seed; None lets each call choose one."""
+    draws: bool = True
+    """Whether a seed may be chosen at all; else what needs one that was not given is refused."""
+    directions: Mapping[str, np.ndarray] = {}
+    """How far each row is moved along the task's named directions: float32 [rows]."""
+    readers: Mapping[str, Reader] = {}
+    """By value, who reads a picture that other asks have too; the others are the call's own."""
     caller: Hashable = None
     deadline: float = math.inf
 
@@ -67,6 +75,98 @@ class Workers(msgspec.Struct, frozen=True):
     limits: PictureLimits = PictureLimits()
 
 
+class Way:
+    """The way from an ask to some of its tensors: planned, and nothing was given in vain; else making one raises :class:`InvalidArgument`."""
+
+    def __init__(self, ask: Ask, wanted: frozenset[str], workers: Workers) -> None:
+        self._ask, self._executor = ask, workers.executor
+        values = (*ask.values, SEED) if ask.draws else tuple(ask.values)
+        edited = frozenset(ask.task.directions[name].direction.tensor for name in ask.directions)
+        self.plan: Plan = ask.model.plan(ask.task.task, frozenset(ask.tensors), values, wanted, edited)
+        self._refuse_unused()
+        self.seeds = self._choose_seeds()
+        self.times = Times()
+
+    def decode(self, have: Container[str]) -> dict[str, np.ndarray]:
+        """The tensors that codecs make of the ask's values, but those in ``have``; and how far its latents are moved.
+
+        Raises :class:`InvalidArgument` for values that no codec accepts.
+        """
+        values: dict[str, Any] = dict(self._ask.values)
+        if self.seeds is not None:
+            values[SEED] = self.seeds
+        decoders = self._ask.task.decoders
+        decoded = {
+            source.tensor: decoders[source.tensor].decode(values, self._ask.rows)
+            for source in self.plan.decodes
+            if source.tensor not in have
+        }
+        return decoded | {strengths_name(tensor): self._strengths(tensor) for tensor in self.plan.edits}
+
+    def flow(self, tensors: Mapping[str, np.ndarray], rows: int | None = None) -> Flow:
+        """The rows of ``tensors`` on their way: those of the ask, or as many as it was cut into."""
+        return Flow(
+            self.plan,
+            self._executor,
+            rows=self._ask.rows if rows is None else rows,
+            tensors=tensors,
+            seeds=self.seeds,
+            times=self.times,
+            caller=self._ask.caller,
+            deadline=self._ask.deadline,
+        )
+
+    def _refuse_unused(self) -> None:
+        """Nothing that a caller gives is silently ignored."""
+        moved = {name: self._ask.task.directions[name].direction.tensor for name in self._ask.directions}
+        if (
+            self._ask.values.keys() <= self.plan.reads
+            and self._ask.tensors.keys() <= self.plan.uses
+            and self.plan.edits.issuperset(moved.values())
+        ):
+            return
+        instead = f" because {', '.join(sorted(self._ask.tensors))} was given" if self._ask.tensors else ""
+        reads = ", ".join(self._ask.task.task.values()) or "none"
+        violations = [
+            Violation(name, f"not used{instead}; task {self._ask.task.task.name!r} reads {reads}")
+            for name in self._ask.values
+            if name not in self.plan.reads
+        ]
+        violations += [
+            Violation(f"tensors[{name}]", "not used: the result does not depend on it")
+            for name in self._ask.tensors
+            if name not in self.plan.uses
+        ]
+        violations += [
+            Violation(
+                f"directions[{name}]", f"not used{instead}: it moves {tensor!r}, on which the result does not depend"
+            )
+            for name, tensor in moved.items()
+            if tensor not in self.plan.edits
+        ]
+        raise InvalidArgument(violations)
+
+    def _choose_seeds(self) -> np.ndarray | None:
+        if SEED not in self.plan.reads:
+            return None
+        if SEED in self._ask.values:
+            return np.asarray(self._ask.values[SEED], np.uint64)
+        if not self._ask.draws:
+            if any(isinstance(segment, LoopSegment) and segment.loop.noise for segment in self.plan.segments):
+                raise InvalidArgument.of(SEED, f"is missing: task {self._ask.task.task.name!r} draws noise on the way")
+            return None
+        # 32 bits: enough that nobody meets another's images, short enough to type again.
+        seeds = np.empty((self._ask.rows, 2), np.uint64)
+        seeds[:, 0] = secrets.randbits(32) if self._ask.seed is None else self._ask.seed
+        seeds[:, 1] = np.arange(self._ask.rows)
+        return seeds
+
+    def _strengths(self, tensor: str) -> np.ndarray:
+        """How far each row is moved along each of the directions of ``tensor``: [rows, directions]."""
+        unmoved = np.zeros(self._ask.rows, np.float32)
+        return np.stack([self._ask.directions.get(name, unmoved) for name in self._ask.task.moves(tensor)], axis=1)
+
+
 class Call:
     """An :class:`Ask` that has been checked. Making one raises :class:`InvalidArgument`; nothing has been computed then."""
 
@@ -76,24 +176,21 @@ class Call:
         self._encoder: Encoder = ask.task.encoder
         self._options = self._encoder.check(ask.encode)
         self._output = task.output.tensor
-        self.plan: Plan = ask.model.plan(
-            task,
-            frozenset(ask.tensors),
-            (*ask.values, SEED),
-            frozenset((self._output, *ask.returns)),
-        )
-        self._refuse_unused()
-        self.seeds = self._choose_seeds()
+        self._way = Way(ask, frozenset((self._output, *ask.returns)), workers)
+        self.plan, self.seeds = self._way.plan, self._way.seeds
         self.frames: dict[str, Frame] = {}
         self.decode_seconds = 0.0
         self.encode_seconds = 0.0
         self._unread = [source.tensor for source in self.plan.decodes if source.tensor in ask.task.pictures]
         self._tensors: dict[str, np.ndarray] = dict(ask.tensors)
-        self._times = Times()
+        self._reader = Reader(workers)
+        self._decoded: dict[str, np.ndarray] | None = None
+        self._tiles: Tiling | None = None
+        self._whole: dict[str, np.ndarray] = {}
         self._started = time.monotonic()
 
     async def read(self) -> None:
-        """Decode the pictures, off the event loop; afterwards ``frames`` tells of each, by its name.
+        """Decode the pictures, off the event loop; afterwards ``frames`` tells of each, by its name. Close the call then.
 
         Raises :class:`QueueFull` before anything is decoded, :class:`InvalidArgument` for a picture that is none or does not fit.
         """
@@ -101,12 +198,26 @@ class Call:
         if not self._unread:
             return
         started = time.monotonic()
-        pictures = await self._in_pool(self._decode_pictures)
+        pictures = await asyncio.gather(*[self._picture(name) for name in self._unread])
         self.decode_seconds += time.monotonic() - started
-        self._unread = []
-        for name, picture in pictures.items():
+        for name, picture in zip(self._unread, pictures, strict=True):
             self._tensors[name] = picture.pixels[None]
             self.frames[self._ask.task.pictures[name].value] = picture.frame
+        self._unread = []
+
+    def decode(self) -> dict[str, np.ndarray]:
+        """What codecs make of the values; :class:`InvalidArgument` for those that none accepts. Once: :meth:`results` asks again."""
+        if self._decoded is None:
+            self._decoded = self._way.decode(self._tensors)
+        return self._decoded
+
+    def give(self, tensor: str, rows: np.ndarray) -> None:
+        """Put ``rows`` in the place of a tensor of the ask whose shape alone was known when the call was made."""
+        self._tensors[tensor] = rows
+
+    def close(self) -> None:
+        """Give back the room of its pictures."""
+        self._reader.close()
 
     def most_reply_bytes(self) -> int | None:
         """An upper bound of what all rows take in a reply; None where a size is known only afterwards."""
@@ -131,54 +242,52 @@ class Call:
         return total
 
     @property
+    def engines(self) -> tuple[str, ...]:
+        """The engine of each graph that runs, in order."""
+        return self.plan.engines
+
+    @property
+    def bit_exact(self) -> bool:
+        """Whether the same call gives the same bits next time."""
+        return self.plan.bit_exact
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Seconds spent so far: decoding pictures (where there are any), in the queue, on the engine, encoding, and in all."""
         total = time.monotonic() - self._started
         return {
             **({"decode": self.decode_seconds} if self.frames else {}),
-            "queue": self._times.queue,
-            "engine": self._times.engine,
+            "queue": self._way.times.queue,
+            "engine": self._way.times.engine,
             "encode": self.encode_seconds,
             "total": total,
         }
 
-    async def results(self) -> AsyncGenerator[Result]:
+    def results(self) -> "Results":
         """The rows in order, each as soon as it and those before it are there. Close it when the caller goes.
 
         Raises :class:`QueueFull` before anything is decoded, :class:`InvalidArgument` for values that no codec accepts.
         """
+        return Results(self)
+
+    async def _begin(self) -> Flow:
         if self._unread:
             await self.read()
         self._workers.executor.check_room(self._ask.rows)
         if self._tensors:
             self._known_shapes()
-        tensors = {**self._tensors, **self._decode()}
+        self._whole = {**self._tensors, **self.decode()}
         names = (self._output, *self._ask.returns)
-        tiles = tiling(self._ask.task, self.plan, tensors, names, self._fields())
-        flow = Flow(
-            self.plan,
-            self._workers.executor,
-            rows=self._ask.rows if tiles is None else tiles.grid.tiles,
-            tensors=tensors if tiles is None else await self._in_pool(tiles.rows, tensors),
-            seeds=self.seeds,
-            times=self._times,
-            caller=self._ask.caller,
-            deadline=self._ask.deadline,
-        )
-        ready: dict[int, Result] = {}
-        wanted = 0
-        try:
-            async for some in flow.pieces():
-                piece = some if tiles is None else await self._in_pool(tiles.add, some, tensors)
-                if piece is None:
-                    continue
-                for result in await self._encode(piece):
-                    ready[result.row] = result
-                while wanted in ready:
-                    yield ready.pop(wanted)
-                    wanted += 1
-        finally:
-            flow.cancel()
+        self._tiles = tiling(self._ask.task, self.plan, self._whole, names, self._fields())
+        if self._tiles is None:
+            return self._way.flow(self._whole)
+        rows = await self._in_pool(self._tiles.rows, self._whole)
+        return self._way.flow(rows, self._tiles.grid.tiles)
+
+    async def _finish(self, made: Piece) -> list[Result]:
+        """The results that are there with ``made``."""
+        piece = made if self._tiles is None else await self._in_pool(self._tiles.add, made, self._whole)
+        return [] if piece is None else await self._encode(piece)
 
     async def _in_pool(self, work: Callable[[*Given], T], *given: *Given) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._workers.pool, work, *given)
@@ -214,45 +323,10 @@ class Call:
         pixels = sum(one.attributes.get("width", 0) * one.attributes.get("height", 0) for one in media)
         metrics.child(metrics.pixels, model).inc(pixels)
 
-    def _refuse_unused(self) -> None:
-        """Nothing that a caller gives is silently ignored."""
-        if self._ask.values.keys() <= self.plan.reads and self._ask.tensors.keys() <= self.plan.uses:
-            return
-        instead = f" because {', '.join(sorted(self._ask.tensors))} was given" if self._ask.tensors else ""
-        reads = ", ".join(self._ask.task.task.values()) or "none"
-        violations = [
-            Violation(name, f"not used{instead}; task {self._ask.task.task.name!r} reads {reads}")
-            for name in self._ask.values
-            if name not in self.plan.reads
-        ]
-        violations += [
-            Violation(f"tensors[{name}]", "not used: the result does not depend on it")
-            for name in self._ask.tensors
-            if name not in self.plan.uses
-        ]
-        raise InvalidArgument(violations)
-
-    def _choose_seeds(self) -> np.ndarray | None:
-        if SEED not in self.plan.reads:
-            return None
-        if SEED in self._ask.values:
-            return np.asarray(self._ask.values[SEED], np.uint64)
-        # 32 bits: enough that nobody meets another's images, short enough to type again.
-        seeds = np.empty((self._ask.rows, 2), np.uint64)
-        seeds[:, 0] = secrets.randbits(32) if self._ask.seed is None else self._ask.seed
-        seeds[:, 1] = np.arange(self._ask.rows)
-        return seeds
-
-    def _decode_pictures(self) -> dict[str, Picture]:
-        metrics = self._workers.metrics
-        read = {}
-        for name in self._unread:
-            decoder = self._ask.task.pictures[name]
-            (given,) = self._ask.values[decoder.value]
-            started = time.monotonic()
-            read[name] = decoder.picture(given, self._workers.limits)
-            metrics.child(metrics.decode_time, given.format or "file").observe(time.monotonic() - started)
-        return read
+    def _picture(self, name: str) -> asyncio.Future[Picture]:
+        decoder = self._ask.task.pictures[name]
+        (given,) = self._ask.values[decoder.value]
+        return self._ask.readers.get(decoder.value, self._reader).read(self._ask.task.tensors[name], decoder, given)
 
     def _fields(self) -> dict[str, str]:
         """What each tensor with a given size is called in a request."""
@@ -286,13 +360,38 @@ class Call:
         width, height = frame.canvas
         return (-(-(bottom - top) * shape[0] // height), -(-(right - left) * shape[1] // width), *shape[2:])
 
-    def _decode(self) -> dict[str, np.ndarray]:
-        values: dict[str, Any] = dict(self._ask.values)
-        if self.seeds is not None:
-            values[SEED] = self.seeds
-        decoders = self._ask.task.decoders
-        return {
-            source.tensor: decoders[source.tensor].decode(values, self._ask.rows)
-            for source in self.plan.decodes
-            if source.tensor not in self._tensors
-        }
+
+class Results:
+    """The rows of a call in their order: iterate it once, and close it."""
+
+    # No generator: an event loop keeps account of each, which costs a small call more than all of this does.
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._flow: Flow | None = None
+        self._ready: dict[int, Result] = {}
+        self._wanted = 0
+
+    def __aiter__(self) -> "Results":
+        return self
+
+    async def __anext__(self) -> Result:
+        """The next row; what :meth:`Call.results` raises, before the first. Closes when anything ends it."""
+        try:
+            if self._flow is None:
+                self._flow = await self._call._begin()
+                self._flow.pieces()
+            while self._wanted not in self._ready:
+                for result in await self._call._finish(await anext(self._flow)):
+                    self._ready[result.row] = result
+        except BaseException:
+            await self.aclose()
+            raise
+        self._wanted += 1
+        return self._ready.pop(self._wanted - 1)
+
+    async def aclose(self) -> None:
+        """Drop the rows that still wait, and give back the room of pictures."""
+        if self._flow is not None:
+            self._flow.cancel()
+        self._call.close()

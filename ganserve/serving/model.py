@@ -14,7 +14,8 @@ from ganserve.codecs import Decoder, Encoder, PictureDecoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
-from ganserve.serving.plan import LoadedGraph, Plan, decodable, make_plan
+from ganserve.serving.edits import EditSegment, LoadedDirection
+from ganserve.serving.plan import LoadedGraph, Plan, Segment, Stage, decodable, make_plan
 from ganserve.spec import Task, Tensor, tensors_of
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadedTask(msgspec.Struct, frozen=True, eq=False):
-    """A task with its codecs, and every tensor it names. ``pictures`` are those decoders that read pictures, by their tensors."""
+    """A task with its codecs, and every tensor it names.
+
+    ``pictures`` are those decoders that read pictures, by their tensors; ``directions`` those of the model that move a latent of it.
+    """
 
     task: Task
     tensors: Mapping[str, Tensor]
     decoders: Mapping[str, Decoder]
     encoder: Encoder
     pictures: Mapping[str, PictureDecoder] = {}
+    directions: Mapping[str, LoadedDirection] = {}
+
+    def moves(self, tensor: str) -> dict[str, np.ndarray]:
+        """The vectors along which the latent ``tensor`` may be moved, by the names of the directions."""
+        return {name: loaded.vector for name, loaded in self.directions.items() if loaded.direction.tensor == tensor}
 
     @property
     def makes_images(self) -> bool:
@@ -80,7 +89,7 @@ class Model:
         self.graphs = graphs
         self.tasks = tasks
         self._max_batch = max_batch
-        self._plans: dict[tuple[str, frozenset[str], frozenset[str], frozenset[str]], Plan] = {}
+        self._plans: dict[tuple[str, frozenset[str], frozenset[str], frozenset[str], frozenset[str]], Plan] = {}
 
     @property
     def name(self) -> str:
@@ -97,11 +106,19 @@ class Model:
             raise NotFound(f"model {self.name!r} has no {wish}; its {kind} tasks are: {names}")
         return chosen[0]
 
-    def plan(self, task: Task, given: frozenset[str], values: Container[str], wanted: frozenset[str]) -> Plan:
-        """The plan for requests that give these tensors and values and want these tensors; made once for each kind of request."""
+    def plan(
+        self,
+        task: Task,
+        given: frozenset[str],
+        values: Container[str],
+        wanted: frozenset[str],
+        edited: frozenset[str] = frozenset(),
+    ) -> Plan:
+        """The plan for requests that give these tensors and values, want these tensors and edit these latents; made once for each kind."""
         makes = decodable(task, values)
-        key = (task.name, given, makes, wanted)
+        key = (task.name, given, makes, wanted, edited)
         if (plan := self._plans.get(key)) is None:
+            loaded = self.tasks[task.name]
             plan = make_plan(
                 task,
                 self.graphs,
@@ -110,12 +127,21 @@ class Model:
                 given=given,
                 decodable=makes,
                 wanted=wanted,
-                max_pixels={name: decoder.max_pixels for name, decoder in self.tasks[task.name].pictures.items()},
+                max_pixels={name: decoder.max_pixels for name, decoder in loaded.pictures.items()},
+                edits={name: EditSegment(name, tuple(loaded.moves(name).values())) for name in sorted(edited)},
             )
+            plan = msgspec.structs.replace(plan, segments=tuple(map(self._met, plan.segments)))
             while len(self._plans) >= _MAX_PLANS:
                 del self._plans[next(iter(self._plans))]
             self._plans[key] = plan
         return plan
+
+    def _met(self, segment: Segment) -> Segment:
+        """The stage of an earlier plan that does the work of ``segment``, so that rows meet whatever brought them there; else itself."""
+        if not isinstance(segment, Stage):
+            return segment
+        stages = (one for plan in self._plans.values() for one in plan.segments if isinstance(one, Stage))
+        return next((stage for stage in stages if stage.same(segment)), segment)
 
     def close(self) -> None:
         """Give back what the engines hold."""
@@ -199,7 +225,8 @@ def _warm(bundle: Bundle, graph: ExportedGraph, session: Session, max_rows: int)
 
 
 def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
-    tensors = tensors_of({graph.name: graph for graph in bundle.manifest.graphs}, task)
+    manifest = bundle.manifest
+    tensors = tensors_of({graph.name: graph for graph in manifest.graphs}, task)
     decoders = {}
     for source in task.inputs:
         codec = plugins.codec(source.codec)
@@ -211,4 +238,11 @@ def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
         raise BundleError(f"codec {codec.name!r} makes no media, but the output of task {task.name!r} asks it to")
     encoder = resolve(codec.encode)(task.output, tensors[task.output.tensor])
     pictures = {name: decoder for name, decoder in decoders.items() if isinstance(decoder, PictureDecoder)}
-    return LoadedTask(task, tensors, decoders, encoder, pictures)
+    latents = [latent.tensor for latent in task.latents]
+    vectors = bundle.directions()
+    directions = {
+        name: LoadedDirection(direction, vectors[name])
+        for name, direction in manifest.directions.items()
+        if direction.tensor in latents
+    }
+    return LoadedTask(task, tensors, decoders, encoder, pictures, directions)

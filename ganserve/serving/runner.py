@@ -14,11 +14,16 @@ import msgspec
 import numpy as np
 
 from ganserve.serving.batcher import Arrays, Batch, Job
+from ganserve.serving.edits import EditSegment
 from ganserve.serving.executor import Executor
 from ganserve.serving.plan import LoopSegment, Plan, Stage
 
 Deliver: TypeAlias = Callable[[int, Arrays, int], None]
 """Takes the first row, the outputs and the number of rows that a batch made of a job."""
+
+Watch: TypeAlias = Callable[[np.ndarray, np.ndarray, Arrays], np.ndarray]
+"""Sees rows after each of their runs in a loop: takes their numbers in the request, how many runs each has had, and all outputs of the
+graph; gives a mask of the rows that end now, with what they have. Its arrays are parts of a batch: copy what is kept."""
 
 
 class Times(msgspec.Struct):
@@ -71,12 +76,15 @@ class Flow:
         times: Times,
         caller: Hashable,
         deadline: float = math.inf,
+        watch: Watch | None = None,
+        admitted: bool = False,
     ) -> None:
         """``tensors`` are those given or decoded, ``[rows, ...]``; ``seeds`` is ``[rows, 2]`` (seed, index) where the plan reads it.
 
-        ``times`` is added to as the batches run.
+        ``times`` is added to as the batches run. Where rows of the same request have been let in before, these are ``admitted`` too.
         """
         self._times = times
+        self._watch, self._admitted = watch, admitted
         self._plan, self._executor, self._rows = plan, executor, rows
         self._missing = rows
         self._seeds, self._caller, self._deadline = seeds, caller, deadline
@@ -87,7 +95,7 @@ class Flow:
 
     def pieces(self) -> AsyncIterator[Piece]:
         """Start, and give the finished rows as they come, in any order, with the plan's wanted tensors; once only."""
-        self._advance(Piece(np.arange(self._rows), self._tensors), 0, admitted=False)
+        self._advance(Piece(np.arange(self._rows), self._tensors), 0, admitted=self._admitted)
         return self
 
     # An iterator, since an event loop keeps account of every generator, which costs a small call more than all of this does.
@@ -122,6 +130,8 @@ class Flow:
         if isinstance(stop, LoopSegment):
             feeds, limits = stop.start(piece.tensors, len(piece.rows))
             self._loop(stop, piece, segment, _Round(feeds, np.zeros(len(limits), np.int64), limits), admitted)
+        elif isinstance(stop, EditSegment):
+            self._advance(piece.plus(stop.moved(piece.tensors)), segment + 1, admitted=admitted)
         else:
             self._stage(stop, piece, segment, admitted)
 
@@ -138,6 +148,8 @@ class Flow:
             part, cut = piece.part(start, start + rows), slice(start, start + rows)
             counters, limits = turn.counters[cut], turn.limits[cut]
             over = segment.finished(outputs, counters, limits)
+            if self._watch is not None:
+                over = over | self._watch(part.rows, counters + 1, outputs)
             if over.any():
                 ended = part.plus({name: outputs[port] for port, name in segment.outputs.items()})
                 self._advance(ended.pick(over), position + 1)

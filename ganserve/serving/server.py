@@ -34,14 +34,31 @@ from ganserve.serving.interceptor import Interceptor
 from ganserve.serving.model import Settings
 from ganserve.serving.repository import Repository
 from ganserve.serving.service import Generation, Models
-from ganserve.v1 import generation_pb2, generation_pb2_grpc, models_pb2, models_pb2_grpc
+from ganserve.serving.service_inversion import Inversion
+from ganserve.serving.service_latents import Latents
+from ganserve.v1 import (
+    generation_pb2,
+    generation_pb2_grpc,
+    inversion_pb2,
+    inversion_pb2_grpc,
+    latents_pb2,
+    latents_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+)
 
 log = logging.getLogger(__name__)
 
 SERVICES = (
     generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name,
+    latents_pb2.DESCRIPTOR.services_by_name["Latents"].full_name,
+    inversion_pb2.DESCRIPTOR.services_by_name["Inversion"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["Models"].full_name,
 )
+
+ACCEPT_SECONDS = 24 * 60 * 60
+"""How long a call may wait for a busy event loop to accept it. By default gRPC cancels it after 30 s, and its caller hears CANCELLED,
+though it has not gone; how long to wait is for its deadline to say."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +73,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The most rows of one request."""
     queue_rows: int = 4096
     """The most rows that wait; beyond it calls are refused with RESOURCE_EXHAUSTED."""
+    queue_bytes: int = 1 << 30
+    """The most bytes of pictures that calls hold, as they were sent and as the graph takes them; beyond it they are refused likewise."""
     max_request_bytes: int = 64 << 20
     """The largest request; a picture of 3840x2160 pixels takes up to 25 MB as PNG."""
     max_picture_pixels: int = 64 << 20
@@ -126,7 +145,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
     """A server whose ports are open and whose bundles are being loaded; stopped on leaving."""
     metrics = Metrics()
     repository = Repository(settings.bundles, plugins, settings.models, metrics)
-    batcher = Batcher(settings.queue_rows)
+    batcher = Batcher(settings.queue_rows, settings.queue_bytes)
     metrics.watch_queue(settings.models.device, lambda: batcher.waiting)
     interceptor = Interceptor(metrics)
     grpc_server = grpc.aio.server(
@@ -135,6 +154,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
             ("grpc.max_receive_message_length", settings.max_request_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.so_reuseport", 0),
+            ("grpc.server_max_unrequested_time_in_server", ACCEPT_SECONDS),
         ),
     )
     server = Server(grpc_server, settings, repository, interceptor, metrics)
@@ -148,6 +168,8 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         max_rows = min(settings.max_rows, settings.queue_rows)
         generation = Generation(repository, workers, max_rows, settings.stream_frames)
         generation_pb2_grpc.add_GenerationServicer_to_server(generation, grpc_server)
+        latents_pb2_grpc.add_LatentsServicer_to_server(Latents(repository, workers, max_rows), grpc_server)
+        inversion_pb2_grpc.add_InversionServicer_to_server(Inversion(repository, workers, max_rows), grpc_server)
         models_pb2_grpc.add_ModelsServicer_to_server(Models(repository), grpc_server)
         health_pb2_grpc.add_HealthServicer_to_server(server.health, grpc_server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), grpc_server)

@@ -2,47 +2,41 @@
 
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 
 import grpc
 
+from ganserve.codecs import GivenImage
 from ganserve.errors import InvalidArgument
 from ganserve.serving.call import Ask, Call, Workers
 from ganserve.serving.frames import in_order
+from ganserve.serving.front import DEFAULT_REPLY_BYTES, Front, check_reply
 from ganserve.serving.interceptor import note_target
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
+from ganserve.serving.pictures import Reader
 from ganserve.serving.repository import Repository
-from ganserve.serving.wire import (
-    ask_of,
-    description_of,
-    sample_field,
-    sample_of,
-    served_of,
-    summary_of,
-    told_by,
-)
+from ganserve.serving.told import told_by
+from ganserve.serving.wire import ask_of, sample_field, sample_of, served_of
+from ganserve.serving.wire_models import description_of, summary_of
 from ganserve.serving.wire_translate import Images, ask_of_translate, frame_field, translate_field, translation_of
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc
 
-DEFAULT_REPLY_BYTES = 4 << 20
-"""The most bytes of a unary reply whose caller named no bound: what gRPC clients accept by default."""
-
 SMALLER = "send a smaller picture, or ask for a smaller format"
 
 
-class Generation(generation_pb2_grpc.GenerationServicer):
+class Generation(Front, generation_pb2_grpc.GenerationServicer):
     """The rpcs that make media."""
 
     def __init__(self, repository: Repository, workers: Workers, max_rows: int, stream_frames: int) -> None:
-        self._repository, self._workers = repository, workers
+        super().__init__(repository, workers)
         self._max_rows, self._stream_frames = max_rows, stream_frames
 
     async def Sample(self, request: pb.SampleRequest, context: grpc.aio.ServicerContext) -> pb.SampleResponse:  # noqa: N802
         """All rows in one message."""
         model, call = self._sample(request, context)
         instead = "ask for fewer rows, or call SampleStream, which sends one message a row"
-        _check_reply(call.most_reply_bytes(), request.max_reply_bytes, instead)
+        check_reply(call.most_reply_bytes(), request.max_reply_bytes, instead)
         with told_by(sample_field):
             async with aclosing(call.results()) as results:
                 samples = [sample_of(result, call) async for result in results]
@@ -68,7 +62,7 @@ class Generation(generation_pb2_grpc.GenerationServicer):
         call, translation = await self._translate(ask, request.max_reply_bytes or DEFAULT_REPLY_BYTES)
         reply = pb.TranslateResponse(translation=translation, served=served_of(model, call))
         # Where a result's size was not known before.
-        _check_reply(reply.ByteSize(), request.max_reply_bytes, SMALLER)
+        check_reply(reply.ByteSize(), request.max_reply_bytes, SMALLER)
         return reply
 
     async def TranslateStream(  # noqa: N802
@@ -82,24 +76,27 @@ class Generation(generation_pb2_grpc.GenerationServicer):
             raise InvalidArgument.of("settings", "missing; the first message of a stream carries them")
         settings = first.settings
         model, task = self._target(settings, "translate")
-        seed = secrets.randbits(32)
+        seed, kept, reader = secrets.randbits(32), dict[str, GivenImage](), Reader(self._workers)
 
         async def answer(frame: tuple[int, Images]) -> pb.TranslateStreamResponse:
             number, own = frame
             with told_by(frame_field(number, settings, own)):
-                ask = ask_of_translate(settings, {**settings.images, **own}, model, task)
+                ask = ask_of_translate(settings, {**settings.images, **kept, **own}, model, task)
                 self._admit(ask, context)
                 # All frames share a seed, the caller's or this one: noise must not flicker.
                 ask.seed = seed
+                ask.readers = {name: reader for name in settings.images if name not in own}
+                kept.update({name: ask.values[name][0] for name in ask.readers})
                 call, translation = await self._translate(ask)
             return pb.TranslateStreamResponse(frame=number, translation=translation, served=served_of(model, call))
 
         held = self._workers.metrics.stream_frames
-        async with aclosing(
-            in_order(_frames(first, requests), answer, window=self._stream_frames, held=held)
-        ) as answers:
-            async for one in answers:
-                yield one
+        with closing(reader):
+            async with aclosing(
+                in_order(_frames(first, requests), answer, window=self._stream_frames, held=held)
+            ) as answers:
+                async for one in answers:
+                    yield one
 
     def _sample(self, request: pb.SampleRequest, context: grpc.aio.ServicerContext) -> tuple[Model, Call]:
         model, task = self._target(request, "sample")
@@ -109,31 +106,18 @@ class Generation(generation_pb2_grpc.GenerationServicer):
             return model, Call(ask, self._workers)
 
     async def _translate(self, ask: Ask, accepted: int | None = None) -> tuple[Call, pb.Translation]:
-        with told_by(translate_field(ask.task)):
+        field = translate_field(ask.task)
+        with told_by(field):
             call = Call(ask, self._workers)
-            await call.read()
-        if accepted is not None:
-            _check_reply(call.most_reply_bytes(), accepted, SMALLER)
-        with told_by(translate_field(ask.task)):
-            async with aclosing(call.results()) as results:
-                (translation,) = [translation_of(result, call) async for result in results]
+        with closing(call):
+            with told_by(field):
+                await call.read()
+            if accepted is not None:
+                check_reply(call.most_reply_bytes(), accepted, SMALLER)
+            with told_by(field):
+                async with aclosing(call.results()) as results:
+                    (translation,) = [translation_of(result, call) async for result in results]
         return call, translation
-
-    def _admit(self, ask: Ask, context: grpc.aio.ServicerContext) -> None:
-        """Say who asks, and until when."""
-        ask.caller = context.peer()
-        if (remaining := context.time_remaining()) is not None:
-            ask.deadline = self._workers.executor.clock() + remaining
-
-    def _target(self, request: pb.SampleRequest | pb.TranslateRequest, kind: str) -> tuple[Model, LoadedTask]:
-        if not request.model:
-            raise InvalidArgument.of("model", "empty; give a name that Models.List lists")
-        if request.version < 0:
-            raise InvalidArgument.of("version", f"{request.version}; expected 1 or more, or 0 for the latest")
-        model = self._repository.get(request.model, request.version)
-        task = model.task(request.task, kind)
-        note_target(model.name, task.task.name)
-        return model, task
 
 
 class Models(models_pb2_grpc.ModelsServicer):
@@ -151,15 +135,6 @@ class Models(models_pb2_grpc.ModelsServicer):
         model = self._repository.get(request.model, request.version)
         note_target(model.name, "")
         return description_of(self._repository.entry(model), model)
-
-
-def _check_reply(most: int | None, accepted: int, instead: str) -> None:
-    accepted = accepted or DEFAULT_REPLY_BYTES
-    if most is not None and most > accepted:
-        raise InvalidArgument.of(
-            "max_reply_bytes",
-            f"the reply may take {most} bytes and {accepted} are accepted; raise max_reply_bytes, {instead}",
-        )
 
 
 async def _frames(

@@ -1,13 +1,11 @@
 """Protobuf messages ↔ the values of :mod:`ganserve.serving.call`, where every rpc has them alike, and those of Sample.
 
-No room but this, :mod:`ganserve.serving.wire_translate` and the service's reads or writes a message.
+No room but those called wire and service reads or writes a message.
 """
 
-import contextlib
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -16,10 +14,9 @@ from ganserve.codecs import EncodeOptions, Media
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask, Call, Result
 from ganserve.serving.model import LoadedTask, Model
-from ganserve.serving.repository import Entry
 from ganserve.spec import DType, Tensor
 from ganserve.v1 import generation_pb2 as pb
-from ganserve.v1 import media_pb2, models_pb2
+from ganserve.v1 import latents_pb2, media_pb2
 
 DTYPES: Mapping[media_pb2.DataType, DType] = {
     media_pb2.DATA_TYPE_FLOAT32: "float32",
@@ -29,7 +26,7 @@ DTYPES: Mapping[media_pb2.DataType, DType] = {
     media_pb2.DATA_TYPE_INT64: "int64",
     media_pb2.DATA_TYPE_BOOL: "bool",
 }
-_DATA_TYPES: Mapping[str, media_pb2.DataType] = {dtype: number for number, dtype in DTYPES.items()}
+DATA_TYPES: Mapping[str, media_pb2.DataType] = {dtype: number for number, dtype in DTYPES.items()}
 
 FORMATS: Mapping[media_pb2.ImageFormat, str] = {
     media_pb2.IMAGE_FORMAT_UNSPECIFIED: "",
@@ -42,13 +39,10 @@ FORMATS: Mapping[media_pb2.ImageFormat, str] = {
 }
 _IMAGE_FORMATS = {name: number for number, name in FORMATS.items() if name}
 
-_STATES = {
-    "loading": models_pb2.MODEL_STATE_LOADING,
-    "ready": models_pb2.MODEL_STATE_READY,
-    "failed": models_pb2.MODEL_STATE_FAILED,
-}
-
 MAX_UINT64 = 2**64 - 1
+
+MOST_STRENGTH = 1e6
+"""The farthest that a latent may be moved along a direction, and the largest weight in a sum: nonsense already, but finite."""
 
 OWN_FIELDS = (SEED, "label", "truncation")
 """Values that have a field of their own in every request; numbers of other names travel in ``numbers``."""
@@ -59,6 +53,12 @@ OUTPUT_FIELDS = {"format": "output.image_format", "quality": "output.quality"}
 _SAMPLE_FIELDS = {"seed": "seed", "label": "labels", "truncation": "truncation", **OUTPUT_FIELDS}
 
 
+Made: TypeAlias = (
+    pb.Sample | pb.Translation | latents_pb2.InterpolateResponse | latents_pb2.MixResponse | latents_pb2.CombineResponse
+)
+"""Messages with media and tensors."""
+
+
 class Common(msgspec.Struct, frozen=True, eq=False):
     """What requests of every kind carry alike."""
 
@@ -67,7 +67,9 @@ class Common(msgspec.Struct, frozen=True, eq=False):
     encode: EncodeOptions
 
 
-def common_of(request: pb.SampleRequest | pb.TranslateRequest, task: LoadedTask, wrong: list[Violation]) -> Common:
+def common_of(
+    request: pb.SampleRequest | pb.TranslateRequest | latents_pb2.Making, task: LoadedTask, wrong: list[Violation]
+) -> Common:
     """Tensors, names and output options of ``request``; what is wrong with them is added to ``wrong``."""
     tensors = _tensors(request, task, wrong)
     returns = tuple(dict.fromkeys(request.return_tensors))
@@ -79,29 +81,25 @@ def common_of(request: pb.SampleRequest | pb.TranslateRequest, task: LoadedTask,
         for name in returns
         if name not in task.tensors
     ]
-    number = request.output.image_format
+    return Common(tensors, returns, encode_of(request.output, task, wrong))
+
+
+def encode_of(output: media_pb2.OutputOptions, task: LoadedTask, wrong: list[Violation]) -> EncodeOptions:
+    """How results are encoded; what is wrong with it is added to ``wrong``."""
+    number = output.image_format
     if number not in FORMATS:
         wrong.append(Violation("output.image_format", f"{number} is unknown; expected 0 to {max(FORMATS)}"))
     if number and not task.makes_images:
         wrong.append(
             Violation("output.image_format", f"task {task.task.name!r} makes no images; its arrays come as NPY")
         )
-    return Common(tensors, returns, EncodeOptions(format=FORMATS.get(number, ""), quality=request.output.quality))
-
-
-@contextlib.contextmanager
-def told_by(field: Callable[[str], str]) -> Iterator[None]:
-    """Refusals inside, which name values (label[3]), leave naming what ``field`` makes of those names: fields of the request."""
-    try:
-        yield
-    except InvalidArgument as error:
-        raise InvalidArgument([Violation(field(name), text) for name, text in error.violations]) from error
+    return EncodeOptions(format=FORMATS.get(number, ""), quality=output.quality)
 
 
 def sample_field(name: str) -> str:
     """The field of a SampleRequest for ``name``: ``tensors[z]``, or a value with or without its row, such as ``label[3]``."""
     base, bracket, row = name.partition("[")
-    return name if base == "tensors" else _SAMPLE_FIELDS.get(base, f"numbers[{base}]") + bracket + row
+    return name if base in ("tensors", "directions") else _SAMPLE_FIELDS.get(base, f"numbers[{base}]") + bracket + row
 
 
 def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: int) -> Ask:
@@ -110,6 +108,7 @@ def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: 
     common = common_of(request, task, wrong)
     rows = _rows(request, common.tensors, max_rows, wrong)
     values = _values(request, rows, wrong) if rows else {}
+    directions = _directions(request, task, rows, wrong) if rows else {}
     if wrong:
         raise InvalidArgument(wrong)
     return Ask(
@@ -117,9 +116,10 @@ def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: 
         task=task,
         rows=rows,
         values=values,
-        tensors={name: _fill(array, rows) for name, array in common.tensors.items()},
+        tensors={name: filled(array, rows) for name, array in common.tensors.items()},
         returns=common.returns,
         encode=common.encode,
+        directions=directions,
     )
 
 
@@ -131,80 +131,56 @@ def sample_of(result: Result, call: Call) -> pb.Sample:
 
 
 def fill(message: pb.Sample | pb.Translation, result: Result, call: Call) -> None:
-    """Write what a row of any rpc has into ``message``."""
-    message.media.CopyFrom(_media(result.media))
+    """Write what a row of Sample or Translate has into ``message``."""
+    fill_result(message, result)
     if call.seeds is not None:
         seed, index = call.seeds[result.row]
         message.seed.seed, message.seed.index = int(seed), int(index)
+
+
+def fill_result(message: Made, result: Result) -> None:
+    """Write what a row of any rpc has into ``message``."""
+    message.media.CopyFrom(media_of(result.media))
     for name, array in result.tensors.items():
         message.tensors[name].CopyFrom(tensor_message(array))
 
 
-def served_of(model: Model, call: Call) -> pb.Served:
+class Work(Protocol):
+    """Something that was served: a call, or several as one."""
+
+    @property
+    def engines(self) -> Sequence[str]:
+        """The engine of each graph that ran, in order."""
+
+    @property
+    def bit_exact(self) -> bool:
+        """Whether the same request gives the same bits next time."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds spent so far, part by part."""
+
+
+def served_of(model: Model, call: Work) -> pb.Served:
     """What served a call."""
-    exact = pb.DETERMINISM_BIT_EXACT if call.plan.bit_exact else pb.DETERMINISM_TOLERANCE
+    exact = pb.DETERMINISM_BIT_EXACT if call.bit_exact else pb.DETERMINISM_TOLERANCE
     return pb.Served(
         model=model.name,
         version=model.manifest.version,
-        engines=call.plan.engines,
+        engines=call.engines,
         determinism=exact,
         seconds=call.seconds,
-    )
-
-
-def summary_of(entry: Entry) -> models_pb2.ModelSummary:
-    """One line of Models.List."""
-    loaded = entry.model
-    return models_pb2.ModelSummary(
-        model=entry.name,
-        version=entry.version,
-        family=loaded.manifest.family if loaded else "",
-        state=_STATES[entry.state],
-        reason=entry.reason,
-        engines={name: graph.engine for name, graph in loaded.graphs.items()} if loaded else {},
-    )
-
-
-def description_of(entry: Entry, model: Model) -> models_pb2.GetResponse:
-    """All of Models.Get."""
-    return models_pb2.GetResponse(
-        summary=summary_of(entry),
-        tasks=[_task(task) for task in model.tasks.values()],
-        licence=model.manifest.licence,
-        attribution=model.manifest.attribution,
-        provenance_json=msgspec.json.encode(model.manifest.provenance).decode(),
     )
 
 
 def tensor_message(array: np.ndarray) -> media_pb2.Tensor:
     """``array`` as a message."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return media_pb2.Tensor(data_type=_DATA_TYPES[array.dtype.name], shape=array.shape, data=little.tobytes())
+    return media_pb2.Tensor(data_type=DATA_TYPES[array.dtype.name], shape=array.shape, data=little.tobytes())
 
 
-def _task(loaded: LoadedTask) -> models_pb2.Task:
-    facts: dict[str, Any] = {}
-    for decoder in loaded.decoders.values():
-        facts.update(decoder.describe())
-    return models_pb2.Task(
-        name=loaded.task.name,
-        kind=loaded.task.kind,
-        values=[
-            models_pb2.Value(name=name, description_json=json.dumps(facts.get(name, {})))
-            for name in loaded.task.values()
-        ],
-        tensors={
-            name: models_pb2.TensorSpec(
-                data_type=_DATA_TYPES[tensor.dtype],
-                shape=[size if isinstance(size, int) else -1 for size in tensor.shape],
-            )
-            for name, tensor in loaded.tensors.items()
-        },
-        output=loaded.task.output.tensor,
-    )
-
-
-def _media(media: Media) -> media_pb2.Media:
+def media_of(media: Media) -> media_pb2.Media:
+    """``media`` as a message."""
     if media.kind == "image":
         return media_pb2.Media(
             image=media_pb2.Image(format=_IMAGE_FORMATS[media.format], data=media.data, **media.attributes)
@@ -242,6 +218,31 @@ def _values(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> dic
         else:
             values[name] = _spread(f"numbers[{name}]", numbers.values, rows, wrong)
     return values
+
+
+def _directions(
+    request: pb.SampleRequest, task: LoadedTask, rows: int, wrong: list[Violation]
+) -> dict[str, np.ndarray]:
+    directions = {}
+    for name, numbers in request.directions.items():
+        field = f"directions[{name}]"
+        strengths = _spread(field, numbers.values, rows, wrong)
+        check_direction(field, name, numbers.values, task, wrong)
+        directions[name] = np.array(strengths, np.float64).astype(np.float32)
+    return directions
+
+
+def check_direction(
+    field: str, name: str, strengths: Sequence[float], task: LoadedTask, wrong: list[Violation]
+) -> None:
+    """Add to ``wrong`` that ``task`` has no direction ``name``, or that the first of ``strengths`` is out of range."""
+    if name not in task.directions:
+        known = ", ".join(task.directions) or "none"
+        wrong.append(Violation(field, f"task {task.task.name!r} has no such direction; its directions are {known}"))
+    if outside := [strength for strength in strengths if not abs(strength) <= MOST_STRENGTH]:
+        wrong.append(
+            Violation(field, f"{outside[0]} is out of range; expected {-MOST_STRENGTH:g} to {MOST_STRENGTH:g}")
+        )
 
 
 def _seeds(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> np.ndarray | None:
@@ -282,7 +283,7 @@ def _spread(field: str, given: Sequence[Any], rows: int, wrong: list[Violation])
 
 
 def _tensors(
-    request: pb.SampleRequest | pb.TranslateRequest, task: LoadedTask, wrong: list[Violation]
+    request: pb.SampleRequest | pb.TranslateRequest | latents_pb2.Making, task: LoadedTask, wrong: list[Violation]
 ) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for name, message in request.tensors.items():
@@ -293,21 +294,21 @@ def _tensors(
                     field, f"task {task.task.name!r} has no such tensor; its tensors are {', '.join(task.tensors)}"
                 )
             )
-        elif isinstance(array := _array(message, declared), str):
+        elif isinstance(array := array_of(message, declared), str):
             wrong.append(Violation(field, array))
         else:
             found[name] = array
     return found
 
 
-def _array(message: media_pb2.Tensor, declared: Tensor) -> np.ndarray | str:
-    """The tensor's rows, or what is wrong with them."""
-    want = f"expected {declared.dtype}{['rows', *declared.shape]}".replace("'", "")
+def array_of(message: media_pb2.Tensor, declared: Tensor, axes: tuple[str, ...] = ("rows",)) -> np.ndarray | str:
+    """The numbers that ``message`` holds of the tensor ``declared``, behind the further ``axes``, or what is wrong with them."""
+    want = f"expected {declared.dtype}{[*axes, *declared.shape]}".replace("'", "")
     dtype = DTYPES.get(message.data_type)
     if dtype != declared.dtype:
         return f"its type is {dtype or 'not told'}; {want}"
     shape = tuple(message.shape)
-    if not shape or min(shape) < 1 or not declared.accepts(shape[1:]):
+    if len(shape) < len(axes) or min(shape, default=1) < 1 or not declared.accepts(shape[len(axes) :]):
         return f"its shape is {list(shape)}; {want}"
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if len(message.data) != size:
@@ -320,6 +321,7 @@ def _array(message: media_pb2.Tensor, declared: Tensor) -> np.ndarray | str:
     return array.astype(dtype, copy=False)
 
 
-def _fill(array: np.ndarray, rows: int) -> np.ndarray:
+def filled(array: np.ndarray, rows: int) -> np.ndarray:
+    """``array``, of which a single row stands for ``rows``."""
     # Not a copy a row: a few megabytes of request must not become gigabytes.
     return array if len(array) == rows else np.broadcast_to(array, (rows, *array.shape[1:]))

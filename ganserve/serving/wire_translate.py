@@ -11,7 +11,7 @@ from ganserve.serving.call import SEED, Ask, Call, Result
 from ganserve.serving.model import LoadedTask, Model
 from ganserve.serving.wire import FORMATS, OUTPUT_FIELDS, OWN_FIELDS, common_of, fill, label_of
 from ganserve.v1 import generation_pb2 as pb
-from ganserve.v1 import media_pb2
+from ganserve.v1 import inversion_pb2, media_pb2
 
 _SIZES: Mapping[pb.SizePolicy, str] = {
     pb.SIZE_POLICY_UNSPECIFIED: "",
@@ -24,7 +24,8 @@ _SIZES: Mapping[pb.SizePolicy, str] = {
 _OWN = {**{name: name for name in OWN_FIELDS}, **OUTPUT_FIELDS}
 
 
-Images: TypeAlias = Mapping[str, media_pb2.Image]
+Images: TypeAlias = Mapping[str, media_pb2.Image | GivenImage]
+"""Pictures by their names, as messages; or as those were read for another frame of a stream."""
 
 
 def ask_of_translate(request: pb.TranslateRequest, images: Images, model: Model, task: LoadedTask) -> Ask:
@@ -40,9 +41,9 @@ def ask_of_translate(request: pb.TranslateRequest, images: Images, model: Model,
         if len(array) != 1
     ]
     _check_images(request, images, task, wrong)
-    fit = {"size": _size(request, wrong), "background": _background(request, wrong), "restore": request.restore}
+    fit = {"size": size_of(request, wrong), "background": background_of(request, wrong), "restore": request.restore}
     values: dict[str, Any] = _values(request, images, task, wrong)
-    values |= {name: [_given(name, image, fit, wrong)] for name, image in images.items()}
+    values |= {name: [given_of(f"images[{name}]", image, fit, wrong)] for name, image in images.items()}
     if wrong:
         raise InvalidArgument(wrong)
     return Ask(
@@ -132,13 +133,17 @@ def _check_images(request: pb.TranslateRequest, images: Images, task: LoadedTask
         wrong.append(Violation("restore", f"task {name!r} makes no picture that could be scaled back"))
 
 
-def _size(request: pb.TranslateRequest, wrong: list[Violation]) -> str:
+def size_of(request: pb.TranslateRequest | inversion_pb2.InvertRequest, wrong: list[Violation]) -> str:
+    """How the picture of ``request`` meets the size that a model takes, one of :data:`ganserve.codecs.SIZES` or empty."""
     if request.size not in _SIZES:
         wrong.append(Violation("size", f"{request.size} is unknown; expected 0 to {max(_SIZES)}"))
     return _SIZES.get(request.size, "")
 
 
-def _background(request: pb.TranslateRequest, wrong: list[Violation]) -> tuple[int, int, int]:
+def background_of(
+    request: pb.TranslateRequest | inversion_pb2.InvertRequest, wrong: list[Violation]
+) -> tuple[int, int, int]:
+    """The colour behind the picture of ``request``; white where it names none."""
     if not request.HasField("background"):
         return (255, 255, 255)
     colour = request.background
@@ -148,8 +153,12 @@ def _background(request: pb.TranslateRequest, wrong: list[Violation]) -> tuple[i
     return (colour.red, colour.green, colour.blue)
 
 
-def _given(name: str, image: media_pb2.Image, fit: Mapping[str, Any], wrong: list[Violation]) -> GivenImage:
-    field = f"images[{name}]"
+def given_of(
+    field: str, image: media_pb2.Image | GivenImage, fit: Mapping[str, Any], wrong: list[Violation]
+) -> GivenImage:
+    """The picture in ``field`` of a request, to be fitted as ``fit`` says."""
+    if isinstance(image, GivenImage):
+        return image
     if not image.data:
         wrong.append(Violation(f"{field}.data", "empty; send a PNG, JPEG or WebP file, or pixels as RAW or NPY"))
     for part, size in (("width", image.width), ("height", image.height), ("channels", image.channels)):
