@@ -266,19 +266,6 @@ def run_all(batcher: Batcher, seconds: Mapping[int, float]) -> list[int]:
     return sizes
 
 
-def test_batches_stay_small_where_small_ones_are_faster_row_by_row_and_are_tried_full_now_and_then() -> None:
-    batcher, stage = Batcher(), Stage(4)
-    for rows, seconds in ((1, 1.0), (4, 5.0)):
-        for _ in range(8):
-            run_for(batcher, stage, rows, seconds)
-    batcher.submit(make_job(stage, 70), 0.0)
-    times = {1: 1.0, 4: 5.0}
-    assert run_all(batcher, times) == [*[1] * 31, 4, *[1] * 31, 4]
-    # Another network, on the same device: the line of one shape says nothing of the other's.
-    batcher.submit(make_job(stage, 8, shape=(2,)), 0.0)
-    assert run_all(batcher, times) == [4, 4]
-
-
 @pytest.mark.parametrize("full", [2.0, 4.0, 4.4])
 def test_batches_are_full_where_that_is_as_fast_row_by_row(full: float) -> None:
     batcher, stage = Batcher(), Stage(4)

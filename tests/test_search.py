@@ -38,11 +38,18 @@ class Altered:
         self.batches: list[int] = []
         self.open = threading.Event()
         self.open.set()
+        self.waits = False
 
     def upload(self, array: np.ndarray) -> Any:
         return self.session.upload(array)
 
+    async def reached(self) -> None:
+        """A batch stands before the gate."""
+        while not self.waits:
+            await asyncio.sleep(0.001)
+
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> Mapping[str, Any]:
+        self.waits = True
         assert self.open.wait(60)
         self.batches.append(next(iter(feeds.values())).shape()[0])
         return self.alter(dict(self.session.run(feeds, outputs)))
@@ -210,10 +217,7 @@ async def test_a_search_that_was_let_in_is_not_refused_on_the_way(loaded: Model,
         searches = [Search(ask(model, start="samples", samples=8), workers) for _ in range(3)]
         first = asyncio.ensure_future(said(searches[0]))
         async with asyncio.timeout(30):
-            while not batcher.waiting:
-                await asyncio.sleep(0.001)
-            while batcher.waiting:
-                await asyncio.sleep(0.001)
+            await gate.reached()
             # Its rows are on the engine; behind them the queue is filled.
             second = asyncio.ensure_future(said(searches[1]))
             while batcher.waiting < 8:

@@ -8,8 +8,6 @@ requests wait in one *line* for each (stage, row shapes). :meth:`Batcher.take` p
 - The rows: urgent jobs first, then the callers in turn, each the same share; so a request of a thousand rows is split over
   many batches and lets single rows through between them.
 - Both times, after a few urgent choices in a row one is made fairly: who is always in a hurry cannot starve who is not.
-- How many: as many as wait and fit. But where batches of fewer rows have been faster row by row (a network of large activations
-  may outgrow a CPU's caches), no more than those, save for a full batch now and then, to see whether that still holds.
 - Rows whose caller has gone are dropped; a job that can no longer meet its deadline fails with DEADLINE_EXCEEDED before any
   more of its rows are run.
 """
@@ -349,7 +347,7 @@ class Batcher:
 
     def _slices(self, line: _Line, now: float, failed: Failures) -> list[Slice]:
         """Rows for one batch, taken; empty if all that waited was late."""
-        room = line.pace.room()
+        room = line.most_rows
         slices: list[Slice] = []
         horizon = now + 2 * line.pace.estimate(room)
         while room and line.hurried < _URGENT_IN_A_ROW and line.due and line.due[0][0] <= horizon:
