@@ -32,7 +32,6 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
     mapping, synthesis = cast(MappingNetwork, networks["mapping"]), cast(Synthesis, networks["synthesis"])
     discriminator, ada = networks["discriminator"], cast(AdaptiveAugmentation | None, networks.get("ada"))
     loss, rows = LOSSES["non_saturating"], layers(config)
-    generated: list[Tensor] = []
 
     def labels(batch: Batch, count: int) -> tuple[Tensor, ...]:
         """The first ``count`` labels, as a last argument; none where the preset has no classes."""
@@ -60,9 +59,7 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
         return logits
 
     def generator_loss(batch: Batch) -> tuple[Tensor, Logs]:
-        images = generate(batch, styles(batch, batch.rows))
-        generated.append(images.detach())
-        return loss.generator(judge(batch, images)), {}
+        return loss.generator(judge(batch, generate(batch, styles(batch, batch.rows)))), {}
 
     def path_loss(batch: Batch) -> tuple[Tensor, Logs]:
         w = styles(batch, max(1, batch.rows // PATH_SHRINK))
@@ -72,9 +69,10 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
         return penalty * config["path"] * PATH_EVERY, logs
 
     def discriminator_loss(batch: Batch) -> tuple[Tensor, Logs]:
-        # Apart: the minibatch's deviation must not compare real images with generated ones. These are the ones that the generator
-        # has just moved for: two updates from one pass.
-        real, fake = judge(batch, batch.images), judge(batch, generated.pop())
+        with torch.no_grad():
+            generated = generate(batch, styles(batch, batch.rows))
+        # Apart: the minibatch's deviation must not compare real images with generated ones.
+        real, fake = judge(batch, batch.images), judge(batch, generated)
         logs = {"real": real.detach().mean(), "fake": fake.detach().mean()}
         if ada is not None:
             ada.adapt(real)
@@ -82,10 +80,7 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
         return loss.discriminator(real, fake), logs
 
     def r1_loss(batch: Batch) -> tuple[Tensor, Logs]:
-        # The gradient is that at what the discriminator sees, so augmentations need no second derivative.
-        with torch.no_grad():
-            seen = batch.images if ada is None else ada(batch.images, batch.source)
-        penalty = r1(lambda images: discriminator(images, *labels(batch, batch.rows)), seen, config["r1"])
+        penalty = r1(lambda images: judge(batch, images), batch.images, config["r1"])
         return penalty * R1_EVERY, {"penalty": penalty.detach()}
 
     g_optimizer = optimizer((mapping, synthesis), config["g_lr"], PATH_EVERY if config["path"] else 0)

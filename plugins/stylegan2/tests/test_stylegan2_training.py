@@ -107,7 +107,7 @@ def test_an_optimizer_moves_its_networks_and_nothing_else() -> None:
 
 
 def test_the_losses_by_hand() -> None:
-    """Non-saturating logistic; both phases of a step judge the same generated images."""
+    """Non-saturating logistic; each phase judges images of its own."""
     config = tiny(augment=())
     networks = build(config)
     seen: list[Tensor] = []
@@ -118,10 +118,10 @@ def test_the_losses_by_hand() -> None:
     assert loss.item() == pytest.approx(F.softplus(-logits).mean().item())
     seen.clear()
     loss, logs = phase(recipe, "discriminator").loss(batch(seed=1))
-    reals, real, again, fake = seen
+    reals, real, others, fake = seen
     assert torch.equal(reals, batch().images)
-    assert torch.equal(again, fakes)
-    assert not again.requires_grad
+    assert not torch.equal(others, fakes)
+    assert not others.requires_grad
     assert loss.item() == pytest.approx((F.softplus(-real).mean() + F.softplus(fake).mean()).item())
     assert logs["real"].item() == pytest.approx(real.mean().item())
 
@@ -135,6 +135,18 @@ def test_r1_by_hand() -> None:
     loss, logs = phase(train(config, networks), "r1").loss(batch())
     assert logs["penalty"].item() == pytest.approx(expected, rel=1e-5)
     assert loss.item() == pytest.approx(R1_EVERY * expected, rel=1e-5)
+
+
+def test_r1_is_taken_at_the_image_before_it_is_augmented() -> None:
+    config = tiny(r1=0.5)
+    networks = build(config)
+    networks["ada"].p.fill_(0.7)
+    images = batch().images.clone().requires_grad_()
+    logits = networks["discriminator"](networks["ada"](images, batch().source))
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    expected = 0.5 / 2 * gradient.square().sum((1, 2, 3)).mean().item()
+    loss, _ = phase(train(config, networks), "r1").loss(batch())
+    assert loss.item() == pytest.approx(R1_EVERY * expected, rel=1e-4)
 
 
 def test_the_path_length_phase() -> None:
@@ -226,7 +238,9 @@ def test_labels_reach_the_mapping_network_and_the_discriminator() -> None:
         loss.backward()
     labels = batch(8).labels
     assert labels is not None
-    assert [len(found) for found in seen["mapping"]] == [8, 8, 4, 4]
+    assert [len(found) for found in seen["mapping"]] == [8, 8, 4, 4, 8, 8], (
+        "generator, path, discriminator; two styles each, to mix"
+    )
     assert all(torch.equal(found, labels[: len(found)]) for name in seen for found in seen[name])
     assert networks["mapping"].embedding.weight.grad.any()
     assert networks["discriminator"].embedding.weight.grad.any()
