@@ -78,16 +78,23 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self.idle.set()
         self._running = 0
         self._metrics = metrics
+        self._wrapped: dict[str, Any] = {}
         # Read whenever Prometheus asks: cheaper than counting up and down in each call.
         metrics.in_flight.set_function(lambda: self._running)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
-        """The handler of one call, wrapped."""
+        """The handler of one call, wrapped; a method's is looked up and wrapped once."""
+        if (known := self._wrapped.get(details.method)) is not None:
+            return known
         handler = await continuation(details)
         if handler is None or not details.method.startswith("/ganserve."):
             return handler
+        wrapped = self._wrapped[details.method] = self._wrap(handler)
+        return wrapped
+
+    def _wrap(self, handler: Any) -> Any:
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._both_streaming(handler.stream_stream, handler.request_deserializer),

@@ -16,9 +16,9 @@ from ganserve.serving.model import Model
 from ganserve.serving.pictures import Reader
 from ganserve.serving.repository import Repository
 from ganserve.serving.told import told_by
-from ganserve.serving.wire import ask_of, sample_field, sample_of, served_of
+from ganserve.serving.wire import ask_of, fill, fill_served, sample_field
 from ganserve.serving.wire_models import description_of, summary_of
-from ganserve.serving.wire_translate import Images, ask_of_translate, frame_field, translate_field, translation_of
+from ganserve.serving.wire_translate import Images, ask_of_translate, fill_translation, frame_field, translate_field
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc
 
@@ -37,10 +37,13 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
         model, call = self._sample(request, context)
         instead = "ask for fewer rows, or call SampleStream, which sends one message a row"
         check_reply(call.most_reply_bytes(), request.max_reply_bytes, instead)
+        reply = pb.SampleResponse()
         with told_by(sample_field):
             async with aclosing(call.results()) as results:
-                samples = [sample_of(result, call) async for result in results]
-        return pb.SampleResponse(samples=samples, served=served_of(model, call))
+                async for result in results:
+                    fill(reply.samples.add(), result, call)
+        fill_served(reply.served, model, call)
+        return reply
 
     async def SampleStream(  # noqa: N802
         self, request: pb.SampleStreamRequest, context: grpc.aio.ServicerContext
@@ -50,7 +53,10 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
         with told_by(sample_field):
             async with aclosing(call.results()) as results:
                 async for result in results:
-                    yield pb.SampleStreamResponse(sample=sample_of(result, call), served=served_of(model, call))
+                    reply = pb.SampleStreamResponse()
+                    fill(reply.sample, result, call)
+                    fill_served(reply.served, model, call)
+                    yield reply
 
     async def Translate(  # noqa: N802
         self, request: pb.TranslateRequest, context: grpc.aio.ServicerContext
@@ -59,8 +65,8 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
         model, task = self._target(request, "translate")
         ask = ask_of_translate(request, request.images, model, task)
         self._admit(ask, context)
-        call, translation = await self._translate(ask, request.max_reply_bytes or DEFAULT_REPLY_BYTES)
-        reply = pb.TranslateResponse(translation=translation, served=served_of(model, call))
+        reply = pb.TranslateResponse()
+        await self._translate(ask, reply, request.max_reply_bytes or DEFAULT_REPLY_BYTES)
         # Where a result's size was not known before.
         check_reply(reply.ByteSize(), request.max_reply_bytes, SMALLER)
         return reply
@@ -87,8 +93,9 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
                 ask.seed = seed
                 ask.readers = {name: reader for name in settings.images if name not in own}
                 kept.update({name: ask.values[name][0] for name in ask.readers})
-                call, translation = await self._translate(ask)
-            return pb.TranslateStreamResponse(frame=number, translation=translation, served=served_of(model, call))
+                reply = pb.TranslateStreamResponse(frame=number)
+                await self._translate(ask, reply)
+            return reply
 
         held = self._workers.metrics.stream_frames
         with closing(reader):
@@ -105,7 +112,10 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
         with told_by(sample_field):
             return model, Call(ask, self._workers)
 
-    async def _translate(self, ask: Ask, accepted: int | None = None) -> tuple[Call, pb.Translation]:
+    async def _translate(
+        self, ask: Ask, reply: pb.TranslateResponse | pb.TranslateStreamResponse, accepted: int | None = None
+    ) -> None:
+        """Fill ``reply``; a unary one is ``accepted`` up to so many bytes, where its size is known before."""
         field = translate_field(ask.task)
         with told_by(field):
             call = Call(ask, self._workers)
@@ -116,8 +126,9 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
                 check_reply(call.most_reply_bytes(), accepted, SMALLER)
             with told_by(field):
                 async with aclosing(call.results()) as results:
-                    (translation,) = [translation_of(result, call) async for result in results]
-        return call, translation
+                    async for result in results:
+                        fill_translation(reply.translation, result, call)
+        fill_served(reply.served, ask.model, call)
 
 
 class Models(models_pb2_grpc.ModelsServicer):

@@ -9,7 +9,7 @@ from ganserve.serving.call import Workers
 from ganserve.serving.compose import Composition
 from ganserve.serving.front import Front, check_reply
 from ganserve.serving.repository import Repository
-from ganserve.serving.wire import fill_result, served_of
+from ganserve.serving.wire import fill_result, fill_served
 from ganserve.serving.wire_latents import Composed, combined, making_field, mixed, walked
 from ganserve.v1 import latents_pb2 as pb
 from ganserve.v1 import latents_pb2_grpc
@@ -32,8 +32,9 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
         async with aclosing(made.results()) as results:
             async for result in results:
                 key, part = walk.places[result.row]
-                reply = pb.InterpolateResponse(frame=result.row, position=key + part, served=served_of(model, made))
+                reply = pb.InterpolateResponse(frame=result.row, position=key + part)
                 fill_result(reply, result)
+                fill_served(reply.served, model, made)
                 yield reply
 
     async def Mix(  # noqa: N802
@@ -46,8 +47,9 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
         async with aclosing(made.results()) as results:
             async for result in results:
                 base, style = mix.pairs[result.row]
-                reply = pb.MixResponse(base=base, style=style, served=served_of(model, made))
+                reply = pb.MixResponse(base=base, style=style)
                 fill_result(reply, result)
+                fill_served(reply.served, model, made)
                 yield reply
 
     async def Combine(self, request: pb.CombineRequest, context: grpc.aio.ServicerContext) -> pb.CombineResponse:  # noqa: N802
@@ -57,8 +59,9 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
         check_reply(made.most_reply_bytes(), request.max_reply_bytes, "or ask for a smaller format")
         async with aclosing(made.results()) as results:
             (result,) = [result async for result in results]
-        reply = pb.CombineResponse(served=served_of(model, made))
+        reply = pb.CombineResponse()
         fill_result(reply, result)
+        fill_served(reply.served, model, made)
         return reply
 
     def _composition(self, wish: Composed, context: grpc.aio.ServicerContext) -> Composition:

@@ -5,6 +5,7 @@ No room but those called wire and service reads or writes a message.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -123,11 +124,7 @@ def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: 
     )
 
 
-def sample_of(result: Result, call: Call) -> pb.Sample:
-    """A finished row as a message."""
-    sample = pb.Sample()
-    fill(sample, result, call)
-    return sample
+# What answers a call is written in the place where it is sent from: a message made apart is copied into its parent, pixels and all.
 
 
 def fill(message: pb.Sample | pb.Translation, result: Result, call: Call) -> None:
@@ -140,9 +137,9 @@ def fill(message: pb.Sample | pb.Translation, result: Result, call: Call) -> Non
 
 def fill_result(message: Made, result: Result) -> None:
     """Write what a row of any rpc has into ``message``."""
-    message.media.CopyFrom(media_of(result.media))
+    fill_media(message.media, result.media)
     for name, array in result.tensors.items():
-        message.tensors[name].CopyFrom(tensor_message(array))
+        fill_tensor(message.tensors[name], array)
 
 
 class Work(Protocol):
@@ -161,31 +158,37 @@ class Work(Protocol):
         """Seconds spent so far, part by part."""
 
 
-def served_of(model: Model, call: Work) -> pb.Served:
-    """What served a call."""
-    exact = pb.DETERMINISM_BIT_EXACT if call.bit_exact else pb.DETERMINISM_TOLERANCE
-    return pb.Served(
-        model=model.name,
-        version=model.manifest.version,
-        engines=call.engines,
-        determinism=exact,
-        seconds=call.seconds,
-    )
+def fill_served(message: pb.Served, model: Model, call: Work) -> None:
+    """Write what served a call into ``message``."""
+    message.CopyFrom(_served(model.name, model.manifest.version, tuple(call.engines), call.bit_exact))
+    seconds = message.seconds
+    for part, spent in call.seconds.items():
+        seconds[part] = spent
 
 
-def tensor_message(array: np.ndarray) -> media_pb2.Tensor:
-    """``array`` as a message."""
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return media_pb2.Tensor(data_type=DATA_TYPES[array.dtype.name], shape=array.shape, data=little.tobytes())
+@lru_cache(maxsize=256)
+def _served(model: str, version: int, engines: tuple[str, ...], bit_exact: bool) -> pb.Served:
+    """What is the same for all calls of a kind; not to be written to."""
+    exact = pb.DETERMINISM_BIT_EXACT if bit_exact else pb.DETERMINISM_TOLERANCE
+    return pb.Served(model=model, version=version, engines=engines, determinism=exact)
 
 
-def media_of(media: Media) -> media_pb2.Media:
-    """``media`` as a message."""
+def fill_tensor(message: media_pb2.Tensor, array: np.ndarray) -> None:
+    """Write ``array`` into ``message``."""
+    message.data_type = DATA_TYPES[array.dtype.name]
+    message.shape.extend(array.shape)
+    message.data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def fill_media(message: media_pb2.Media, media: Media) -> None:
+    """Write ``media`` into ``message``."""
     if media.kind == "image":
-        return media_pb2.Media(
-            image=media_pb2.Image(format=_IMAGE_FORMATS[media.format], data=media.data, **media.attributes)
-        )
-    return media_pb2.Media(array=media_pb2.Array(npy=media.data))
+        image = message.image
+        image.format, image.data = _IMAGE_FORMATS[media.format], media.data
+        for name, number in media.attributes.items():
+            setattr(image, name, number)
+    else:
+        message.array.npy = media.data
 
 
 def _rows(request: pb.SampleRequest, tensors: Mapping[str, np.ndarray], most: int, wrong: list[Violation]) -> int:

@@ -11,9 +11,8 @@ from ganserve.serving.call import SEED
 from ganserve.serving.inversion import PICTURE, SAMPLES, Found, InvertAsk, Search, Start
 from ganserve.serving.lookout import Progress
 from ganserve.serving.model import LoadedTask, Model
-from ganserve.serving.wire import OUTPUT_FIELDS, array_of, encode_of, label_of, media_of, served_of, tensor_message
+from ganserve.serving.wire import OUTPUT_FIELDS, array_of, encode_of, fill_media, fill_served, fill_tensor, label_of
 from ganserve.serving.wire_translate import background_of, given_of, size_of
-from ganserve.v1 import generation_pb2
 from ganserve.v1 import inversion_pb2 as pb
 
 _STARTS: Mapping[pb.Start, Start | None] = {
@@ -67,38 +66,37 @@ def invert_field(name: str) -> str:
 
 def response_of(said: Progress | Found, search: Search, model: Model) -> pb.InvertResponse:
     """What a search says, as a message."""
+    response = pb.InvertResponse()
     if isinstance(said, Progress):
-        return pb.InvertResponse(progress=_progress(said))
-    return pb.InvertResponse(result=_result(said, search, model))
+        _fill_progress(response.progress, said)
+    else:
+        _fill_result(response.result, said, search)
+        fill_served(response.result.served, model, search)
+    return response
 
 
-def _progress(said: Progress) -> pb.InvertProgress:
-    return pb.InvertProgress(
-        step=said.step,
-        steps=said.steps,
-        loss=said.loss,
-        seconds=said.seconds,
-        preview=None if said.preview is None else media_of(said.preview),
-        latent=None if said.latent is None else tensor_message(said.latent),
-    )
+def _fill_progress(message: pb.InvertProgress, said: Progress) -> None:
+    message.step, message.steps = said.step, said.steps
+    message.loss, message.seconds = said.loss, said.seconds
+    if said.preview is not None:
+        fill_media(message.preview, said.preview)
+    if said.latent is not None:
+        fill_tensor(message.latent, said.latent)
 
 
-def _result(said: Found, search: Search, model: Model) -> pb.InvertResult:
+def _fill_result(message: pb.InvertResult, said: Found, search: Search) -> None:
     frame, pair, quality = search.frame, search.pair, said.quality
     assert frame is not None, "what was found was compared with the picture"
-    width, height = frame.sent
-    return pb.InvertResult(
-        latents={search.latent: tensor_message(said.latent)},
-        reconstruction=media_of(said.media),
-        quality=pb.Quality(psnr=quality.psnr, ssim=quality.ssim, ms_ssim=quality.ms_ssim, perceptual=said.perceptual),
-        loss=said.loss,
-        steps=search.steps,
-        stopped_early=search.stopped_early,
-        start=_START_NUMBERS[search.start],
-        seed=None if pair is None else generation_pb2.SeedIndex(seed=pair[0], index=pair[1]),
-        image=generation_pb2.ReadImage(width=width, height=height, pictures=frame.pictures),
-        served=served_of(model, search),
+    fill_tensor(message.latents[search.latent], said.latent)
+    fill_media(message.reconstruction, said.media)
+    message.quality.CopyFrom(
+        pb.Quality(psnr=quality.psnr, ssim=quality.ssim, ms_ssim=quality.ms_ssim, perceptual=said.perceptual)
     )
+    message.loss, message.steps, message.stopped_early = said.loss, search.steps, search.stopped_early
+    message.start = _START_NUMBERS[search.start]
+    if pair is not None:
+        message.seed.seed, message.seed.index = pair
+    (message.image.width, message.image.height), message.image.pictures = frame.sent, frame.pictures
 
 
 def _start(request: pb.InvertRequest, wrong: list[Violation]) -> Start | None:

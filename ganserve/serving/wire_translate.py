@@ -85,14 +85,12 @@ def frame_field(number: int, settings: pb.TranslateRequest, own: Images) -> Call
     return field
 
 
-def translation_of(result: Result, call: Call) -> pb.Translation:
-    """A finished row as a message."""
-    translation = pb.Translation()
-    fill(translation, result, call)
+def fill_translation(message: pb.Translation, result: Result, call: Call) -> None:
+    """Write a finished row, and what its pictures were, into ``message``."""
+    fill(message, result, call)
     for name, frame in call.frames.items():
-        width, height = frame.sent
-        translation.images[name].CopyFrom(pb.ReadImage(width=width, height=height, pictures=frame.pictures))
-    return translation
+        image = message.images[name]
+        (image.width, image.height), image.pictures = frame.sent, frame.pictures
 
 
 def _reads(task: LoadedTask) -> list[str]:
