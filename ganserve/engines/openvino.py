@@ -31,6 +31,16 @@ _RUNTIME_CACHE = 512
 by 0.4 GB over 600 sizes; with fewer no slower."""
 
 
+_WEIGHTED = {
+    "Convolution",
+    "ConvolutionBackpropData",
+    "GroupConvolution",
+    "GroupConvolutionBackpropData",
+    "MatMul",
+}
+"""The operations whose weights OpenVINO prepares for how they are used."""
+
+
 @hookimpl
 def ganserve_engines() -> Iterable[Engine]:
     """The engine ``openvino``."""
@@ -151,6 +161,7 @@ class OpenVinoSession:
             # The ONNX reader by name: OpenVINO would else try each of its formats on a file it cannot read.
             reader = self._openvino.frontend.FrontEndManager().load_by_framework("onnx")
             model = reader.convert(reader.load(str(self._file)))
+            _part_weights(self._openvino, model)
             model.reshape(
                 {
                     tensor.name: [size, *(_ANY if isinstance(axis, str) else axis for axis in tensor.shape)]
@@ -161,6 +172,31 @@ class OpenVinoSession:
         except Exception as error:  # OpenVINO has exception types without a common base
             rows = "any number of" if size == _ANY else size
             raise EngineError(f"openvino cannot load {self._file} for {rows} rows: {error}") from error
+
+
+def _part_weights(openvino: Any, model: Any) -> None:
+    """Give each layer of ``model`` that reads a weight after another one a copy of its own.
+
+    OpenVINO keeps one prepared form of a constant. Where layers use it differently, as a convolution and its gradient do, all but one
+    of them get it wrong: measured in 2026.4, the gradients of small DCGANs and StyleGAN2s were off by 20 to 50 % of their size.
+    """
+    from openvino import opset13 as operations
+
+    taken: set[str] = set()
+    for operation in model.get_ordered_ops():
+        if operation.get_type_name() not in _WEIGHTED:
+            continue
+        for port in operation.inputs():
+            source = port.get_source_output().get_node()
+            stored = source.input_value(0).get_node() if source.get_type_name() == "Convert" else source
+            if stored.get_type_name() != "Constant":
+                continue
+            if (name := stored.get_friendly_name()) in taken:
+                own = operations.constant(stored.data.copy())
+                if stored is not source:
+                    own = operations.convert(own, source.get_element_type().get_type_name())
+                port.replace_source_output(own.output(0))
+            taken.add(name)
 
 
 class _Compiled:

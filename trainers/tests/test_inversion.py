@@ -355,17 +355,13 @@ def test_an_engine_with_a_wrong_gradient_is_refused(made: Bundle, tmp_path: Path
         golden.check(bundle.read(tmp_path), graph, session, "fp32")
 
 
-def test_openvino_serves_it_right_or_not_at_all(made: Bundle) -> None:
-    """OpenVINO has been seen to run a network right and its gradient wrong."""
+def test_openvino_takes_the_gradient_right(made: Bundle) -> None:
+    """Where layers share a weight, each is given a copy: with one for all, OpenVINO's gradient was off by 20 to 50 %."""
     pytest.importorskip("openvino")
     graph = made.manifest.graph("invert")
     session = openvino.load(made.path(graph.file), Options(graph=graph, threads=1))
     feeds = {name: session.upload(array) for name, array in golden.inputs(made, graph).items()}
     found = session.download(session.run(feeds, ["first_next"])["first_next"])
     expected = made.golden()["invert.first_next"]
-    apart = np.abs(found - expected).max() / np.abs(expected).max()
-    if apart < 1e-4:
-        assert golden.check(made, graph, session, "fp32") < 0.2
-    else:
-        with pytest.raises(EngineError, match="golden rows differ"):
-            golden.check(made, graph, session, "fp32")
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert golden.check(made, graph, session, "fp32") < 0.2
