@@ -24,7 +24,7 @@ demo: .venv/.serve          ## serve the starter bundles, sample them over gRPC,
 	$(BIN)/python -m ganserve demo
 
 test: .venv/.dev            ## run every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q    # tiny networks are fastest on one thread
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile    # tiny networks are fastest on one thread
 
 lint: .venv/.dev            ## format, lint, types, import rules, protobuf lint and breaking changes
 	$(BIN)/ruff check .
