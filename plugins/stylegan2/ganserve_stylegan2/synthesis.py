@@ -73,11 +73,11 @@ class ModulatedConvolution(nn.Module):
 class Layer(nn.Module):
     """One styled convolution: modulation, 3x3 convolution, demodulation, noise, bias, leaky ReLU (figure 2c)."""
 
-    def __init__(self, inputs: int, outputs: int, w: int, side: int, *, up: bool = False) -> None:
-        """``side`` is the output's, and its noise's."""
+    def __init__(self, inputs: int, outputs: int, w: int, side: int, rate: float = 1.0, *, up: bool = False) -> None:
+        """``side`` is the output's, and its noise's, whose strength learns ``rate`` times as fast as everything else."""
         super().__init__()
         self.convolution = ModulatedConvolution(inputs, outputs, 3, w, up=up, scale=GAIN)
-        self.strength = nn.Parameter(torch.zeros(()))
+        self.strength, self.rate = nn.Parameter(torch.zeros(())), rate
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.side, self.frozen = side, False
 
@@ -95,7 +95,7 @@ class Layer(nn.Module):
         """The noise's strength and the bias ``[1, outputs, 1, 1]``, both with the activation's gain."""
         if self.frozen:
             return self.strength, self.bias
-        return self.strength * GAIN, self.bias[None, :, None, None] * GAIN
+        return self.strength * (self.rate * GAIN), self.bias[None, :, None, None] * GAIN
 
     @torch.no_grad()
     def freeze(self) -> None:
@@ -129,11 +129,11 @@ class Picture(nn.Module):
 class Block(nn.Module):
     """One resolution: its convolutions, and its part of the image, to which that of the lower ones is added (figure 7b)."""
 
-    def __init__(self, inputs: int, outputs: int, channels: int, w: int, side: int) -> None:
-        """``inputs`` 0 makes the first block, of a single convolution."""
+    def __init__(self, inputs: int, outputs: int, channels: int, w: int, side: int, rate: float) -> None:
+        """``inputs`` 0 makes the first block, of a single convolution; ``rate`` is that of the noise."""
         super().__init__()
-        first = [Layer(inputs, outputs, w, side, up=True)] if inputs else []
-        self.layers = nn.ModuleList([*first, Layer(outputs, outputs, w, side)])
+        first = [Layer(inputs, outputs, w, side, rate, up=True)] if inputs else []
+        self.layers = nn.ModuleList([*first, Layer(outputs, outputs, w, side, rate)])
         self.picture = Picture(outputs, channels, w)
         self.enlarge = Double(channels) if inputs else None
 
@@ -164,14 +164,17 @@ class Synthesis(nn.Module):
 
     path_length: Tensor
 
-    def __init__(self, widths: Sequence[tuple[int, int]], channels: int, w: int) -> None:
-        """``widths`` are (side, feature maps) from the lowest resolution up."""
+    def __init__(self, widths: Sequence[tuple[int, int]], channels: int, w: int, rate: float = 1.0) -> None:
+        """``widths`` are (side, feature maps) from the lowest resolution up; ``rate`` is how fast the noise's strengths learn.
+
+        The paper's rate is 1. Where pictures are flat colours, early noise drowns the features, and the generator stays with it.
+        """
         super().__init__()
         side, outputs = widths[0]
         self.constant = nn.Parameter(torch.randn(1, outputs, side, side))
         blocks, inputs = [], 0
         for side, outputs in widths:
-            blocks.append(Block(inputs, outputs, channels, w, side))
+            blocks.append(Block(inputs, outputs, channels, w, side, rate))
             inputs = outputs
         self.blocks = nn.ModuleList(blocks)
         self.depths = [len(block.layers) for block in blocks]

@@ -259,6 +259,18 @@ def test_a_layer_is_its_equations() -> None:
     torch.testing.assert_close(layer(features[:1], w[:1], noise[:1], None), expected[:1], rtol=1e-5, atol=1e-5)
 
 
+def test_a_slow_strength_counts_as_little_as_it_learns() -> None:
+    """As in an equalized layer: Adam moves the parameter as fast as ever, and what it is multiplied by makes that little."""
+    layer, slow = Layer(6, 5, 8, 4), Layer(6, 5, 8, 4, 0.02)
+    trained_like(layer)
+    slow.load_state_dict(layer.state_dict())
+    features, w, noise = torch.randn(2, 6, 4, 4), torch.randn(2, 8), torch.randn(2, 16)
+    torch.testing.assert_close(slow(features, w, 50 * noise, None), layer(features, w, noise, None))
+    before = slow(features, w, noise, None)
+    slow.freeze()
+    torch.testing.assert_close(slow(features, w, noise, None), before)
+
+
 def test_noise_can_be_off_everywhere_or_in_some_layers() -> None:
     """StyleGAN's figure 5: each map of the flat noise belongs to one layer, and the last row's gain to none."""
     synthesis = trained_like(Synthesis([(4, 8), (8, 8)], 3, 8))
