@@ -171,7 +171,7 @@ def read(folder: Path, limits: Limits | None = None) -> Bundle:
     """Verify the bundle in ``folder``; :class:`BundleError` says what is wrong with it and in which file."""
     limits = limits or Limits()
     try:
-        manifest = _read_manifest(folder, limits)
+        manifest = read_manifest(folder, limits)
         _check_files(folder, manifest, limits)
         for graph in manifest.graphs:
             _check_graph(folder, graph, manifest.files, limits)
@@ -180,6 +180,31 @@ def read(folder: Path, limits: Limits | None = None) -> Bundle:
     except (OSError, SpecError) as error:
         raise BundleError(f"bundle {folder}: {error}") from error
     return Bundle(manifest, folder)
+
+
+def read_manifest(folder: Path, limits: Limits | None = None) -> Manifest:
+    """What the bundle in ``folder`` says of itself, of which nothing else has been verified; :class:`BundleError` where it says nothing."""
+    limits = limits or Limits()
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"bundle {folder}: there is no {MANIFEST}; a bundle is a folder that `ganserve export` wrote")
+    if (size := path.stat().st_size) > limits.manifest_bytes:
+        raise BundleError(f"bundle {folder}: {MANIFEST} has {size} bytes, at most {limits.manifest_bytes} are read")
+    text = path.read_bytes()
+    try:
+        found = msgspec.json.decode(text, type=_Format).format
+        if found != FORMAT:
+            raise BundleError(
+                f"bundle {folder}: format {found} is not {FORMAT}, the one read here; export it again with this version"
+            )
+        return msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"bundle {folder}: {MANIFEST} is not a manifest: {error}") from error
+
+
+def weight_bytes(bundle: Bundle) -> dict[str, int]:
+    """How many bytes of the bundle each graph reads: its own file, and its parts of the weights that graphs may share."""
+    return {graph.name: _read_bytes(bundle, graph) for graph in bundle.manifest.graphs}
 
 
 def digest(path: Path) -> File:
@@ -197,24 +222,6 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 class _Format(msgspec.Struct):
     format: int
-
-
-def _read_manifest(folder: Path, limits: Limits) -> Manifest:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise BundleError(f"bundle {folder}: there is no {MANIFEST}; a bundle is a folder that `ganserve export` wrote")
-    if (size := path.stat().st_size) > limits.manifest_bytes:
-        raise BundleError(f"bundle {folder}: {MANIFEST} has {size} bytes, at most {limits.manifest_bytes} are read")
-    text = path.read_bytes()
-    try:
-        found = msgspec.json.decode(text, type=_Format).format
-        if found != FORMAT:
-            raise BundleError(
-                f"bundle {folder}: format {found} is not {FORMAT}, the one read here; export it again with this version"
-            )
-        return msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"bundle {folder}: {MANIFEST} is not a manifest: {error}") from error
 
 
 def _check_files(folder: Path, manifest: Manifest, limits: Limits) -> None:
@@ -289,6 +296,17 @@ def _check_external(where: str, tensor: onnx.TensorProto, files: Mapping[str, Fi
         raise BundleError(
             f"{where}: weights {tensor.name!r} lie outside {location!r} (offset {offset}, length {length})"
         )
+
+
+def _read_bytes(bundle: Bundle, graph: ExportedGraph) -> int:
+    files = bundle.manifest.files
+    model = onnx.load(bundle.path(graph.file), load_external_data=False)
+    places = [
+        {entry.key: entry.value for entry in tensor.external_data}
+        for tensor in _tensors(model.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    ]
+    return files[graph.file].size + sum(int(place.get("length", files[place["location"]].size)) for place in places)
 
 
 def _check_signature(where: str, side: str, declared: tuple[Tensor, ...], found: list[onnx.ValueInfoProto]) -> None:

@@ -17,6 +17,7 @@
         ├── DeadlineExceeded   DEADLINE_EXCEEDED
         ├── Cancelled          CANCELLED
         ├── Unavailable        UNAVAILABLE
+        ├── LoadFailed         FAILED_PRECONDITION
         └── InternalError      INTERNAL, with an id that the log explains
 
 A message says what happened, the value, what was expected and what to do next.
@@ -35,6 +36,7 @@ __all__ = [
     "GanserveError",
     "InternalError",
     "InvalidArgument",
+    "LoadFailed",
     "NotFound",
     "PluginError",
     "QueueFull",
@@ -138,6 +140,12 @@ class Unavailable(RequestError):
     """The server or the model is starting, draining or failed to load; another replica may answer."""
 
     code = "UNAVAILABLE"
+
+
+class LoadFailed(RequestError):
+    """A model could not be loaded as asked; what served before still does. Asking again helps once its bundle has been mended."""
+
+    code = "FAILED_PRECONDITION"
 
 
 class InternalError(RequestError):

@@ -96,6 +96,24 @@ class Metrics:
         self.load_failures = Counter(
             "ganserve_model_load_failures", "Bundles that could not be loaded.", registry=registry
         )
+        self.reload_failures = Counter(
+            "ganserve_model_reload_failures",
+            "Times that a new bundle of a model failed and what served before stayed.",
+            ("model",),
+            registry=registry,
+        )
+        self.loads = Counter("ganserve_model_loads", "Times that a model was loaded.", ("model",), registry=registry)
+        self.unloads = Counter(
+            "ganserve_model_unloads", "Times that a loaded model was put away.", ("model",), registry=registry
+        )
+        self.models_in_memory = Gauge(
+            "ganserve_models_in_memory",
+            "Loaded models, those that only finish their last calls among them.",
+            registry=registry,
+        )
+        self.model_bytes = Gauge(
+            "ganserve_model_bytes", "Bytes that the weights of models in memory take.", registry=registry
+        )
         self.build = Info("ganserve_build", "Version of the server.", registry=registry)
         self.build.info({"version": __version__, "python": platform.python_version()})
 

@@ -254,19 +254,22 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """A runtime for graphs.
 
     ``available`` refers to a callable ``() -> str | None``: why it cannot run here, or None when it can. ``load`` refers to one
-    ``(graph_file, ganserve.engines.Options) -> ganserve.engines.Session``.
+    ``(graph_file, ganserve.engines.Options) -> ganserve.engines.Session``. Where loading may begin with a build of minutes,
+    ``must_build`` refers to a callable of the same arguments that says whether it would: a server lets another engine answer meanwhile.
     """
 
     name: str
     summary: str
     available: str
     load: str
+    must_build: str | None = None
 
     def __post_init__(self) -> None:
         """Check names and references."""
         check_name("engine", self.name)
-        for field in ("available", "load"):
-            check_reference(f"engine {self.name!r}, {field}", getattr(self, field))
+        for field in ("available", "load", "must_build"):
+            if (reference := getattr(self, field)) is not None:
+                check_reference(f"engine {self.name!r}, {field}", reference)
 
 
 def tensors_of(graphs: Mapping[str, Graph], task: Task) -> dict[str, Tensor]:

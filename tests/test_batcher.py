@@ -492,3 +492,20 @@ def test_lines_of_shapes_that_callers_chose_are_not_kept_without_end() -> None:
     gc.collect()
     lines = [one for one in gc.get_objects() if type(one).__name__ == "_Line" and one.stage is stage]
     assert len(lines) <= 257
+
+
+def test_stages_that_are_gone_are_forgotten_and_rows_that_wait_are_not() -> None:
+    batcher, gone, stays = Batcher(), Stage(4), Stage(4)
+    for stage in (gone, stays):
+        batcher.submit(make_job(stage, 1), 0.0)
+        batcher.ran(take(batcher), 0.1)
+    waiting = make_job(gone, 1, shape=(7,))
+    batcher.submit(waiting, 0.0)
+    batcher.forget(lambda stage: stage is gone)
+    assert take(batcher).slices[0].job is waiting
+    waiting.line = None
+    batcher.forget(lambda stage: stage is gone)
+    gc.collect()
+    lines = [one.stage for one in gc.get_objects() if type(one).__name__ == "_Line"]
+    assert stays in lines
+    assert gone not in lines

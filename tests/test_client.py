@@ -195,8 +195,8 @@ def test_versions_can_be_chosen(call):
 
 def test_models_tell_what_there_is(call):
     by_key = {(model.name, model.version): model for model in call("models")}
-    assert list(by_key) == [("arrays", 1), ("damaged", 0), ("echo", 1), ("echo", 2), ("slow", 1)]
-    damaged = by_key["damaged", 0]
+    assert list(by_key) == [("arrays", 1), ("damaged", 1), ("echo", 1), ("echo", 2), ("slow", 1)]
+    damaged = by_key["damaged", 1]
     assert damaged.state == "failed"
     assert "walk.onnx" in damaged.reason
     assert by_key["echo", 1].engines["synthesis"] == "onnxruntime"
@@ -345,6 +345,7 @@ LEAVES = [
     errors.DeadlineExceeded("too late"),
     errors.Cancelled("gone"),
     errors.Unavailable("starting"),
+    errors.LoadFailed("golden rows differ"),
     errors.InternalError("abc123"),
 ]
 

@@ -26,6 +26,7 @@ from ganserve.directions import add_direction
 from ganserve.golden import FP32_FLOAT, TOLERANCES
 from ganserve.metrics import Metrics
 from ganserve.serving.model import Settings
+from ganserve.serving.policy import Lifecycle
 from ganserve.serving.server import ServerSettings
 from ganserve.testing.echo import SIZE, write_bundle
 from ganserve.testing.echo_inversion import write_inversion_bundle
@@ -394,21 +395,21 @@ def test_serving_tells_every_setting_with_its_default() -> None:
         value = defaults[str(option.name)]
         if name == "BUNDLES":
             assert shown == "./bundles"  # chosen in the command's body
-        elif value is None:
+        elif value is None or value is False:
             assert shown == "–", name
         else:
             value = value[0] if isinstance(value, tuple) else value
             assert shown == (f"{value:g}" if isinstance(value, float) else str(value)), name
     assert not told
     text = (DOCS / "serving.md").read_text()
-    for field in (*ServerSettings.__struct_fields__, *Settings.__struct_fields__):
+    for field in (*ServerSettings.__struct_fields__, *Settings.__struct_fields__, *Lifecycle.__struct_fields__):
         spellings = {
             f"`{field}`",
             f"`--{field.replace('_', '-')}`",
             f"`{field.upper()}`",
             f"`--{field.removesuffix('s')}`",
         }
-        assert field == "models" or any(spelling in text for spelling in spellings), field
+        assert field in ("models", "lifecycle") or any(spelling in text for spelling in spellings), field
 
 
 def test_serving_tells_every_status() -> None:

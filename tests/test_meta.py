@@ -91,6 +91,7 @@ REQUEST_ERRORS: list[errors.RequestError] = [
     errors.DeadlineExceeded("2 rows still wait"),
     errors.Cancelled("the caller has gone"),
     errors.Unavailable("the server is draining"),
+    errors.LoadFailed("model 'm', version 2: golden rows differ"),
     errors.InternalError("a1b2c3"),
 ]
 

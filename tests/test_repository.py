@@ -14,8 +14,9 @@ from ganserve.bundle import MANIFEST, digest
 from ganserve.errors import BundleError, NotFound, Unavailable
 from ganserve.metrics import Metrics
 from ganserve.plugins import installed
+from ganserve.serving.entry import Entry
 from ganserve.serving.model import EngineChoice, Settings
-from ganserve.serving.repository import Entry, Repository
+from ganserve.serving.repository import Repository
 from ganserve.serving.server import ServerSettings, running
 from ganserve.testing.echo import write_bundle
 from ganserve.v1 import generation_pb2, generation_pb2_grpc, models_pb2, models_pb2_grpc
@@ -25,9 +26,9 @@ def make(*roots: Path, engines: tuple[EngineChoice, ...] = (EngineChoice("onnxru
     return Repository(roots, installed(), Settings(threads=1, engines=engines), Metrics())
 
 
-def load(*roots: Path, engines: tuple[EngineChoice, ...] = (EngineChoice("onnxruntime"),)) -> Repository:
+async def load(*roots: Path, engines: tuple[EngineChoice, ...] = (EngineChoice("onnxruntime"),)) -> Repository:
     repository = make(*roots, engines=engines)
-    repository.load()
+    await repository.start()
     return repository
 
 
@@ -60,14 +61,14 @@ def rewrite(folder: Path, old: str, new: str) -> Path:
     return folder
 
 
-def test_a_folder_is_a_bundle_or_holds_bundles_or_folders_of_versions(tmp_path: Path) -> None:
+async def test_a_folder_is_a_bundle_or_holds_bundles_or_folders_of_versions(tmp_path: Path) -> None:
     write_bundle(tmp_path / "many" / "plain", name="plain")
     write_bundle(tmp_path / "many" / "numbered" / "1", name="numbered", version=1)
     write_bundle(tmp_path / "many" / "numbered" / "2", name="numbered", version=2)
     (tmp_path / "many" / ".hidden").mkdir()
     (tmp_path / "many" / "notes.txt").write_text("no bundle")
     write_bundle(tmp_path / "single", name="single")
-    repository = load(tmp_path / "many", tmp_path / "single")
+    repository = await load(tmp_path / "many", tmp_path / "single")
     assert states(repository) == [
         ("numbered", 1, "ready"),
         ("numbered", 2, "ready"),
@@ -80,7 +81,7 @@ def test_a_folder_is_a_bundle_or_holds_bundles_or_folders_of_versions(tmp_path: 
         repository.get("numbered", 3)
     with pytest.raises(NotFound, match="there is no model 'nope'; there are numbered, plain, single"):
         repository.get("nope")
-    repository.close()
+    await repository.close()
 
 
 def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_a_root_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_what_still_loads_is_unavailable_and_not_unknown(echo: Path) -> None:
     repository = make(echo)
-    assert states(repository) == [("echo", 0, "loading")]
+    assert states(repository) == [("echo", 1, "loading")]
     with pytest.raises(Unavailable, match="model 'echo' is loading"):
         repository.get("echo")
 
@@ -110,13 +111,13 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
-def test_a_bundle_that_fails_hinders_no_other_and_says_why(
+async def test_a_bundle_that_fails_hinders_no_other_and_says_why(
     tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     write_bundle(tmp_path / "a-whole", name="whole")
     damage(write_bundle(tmp_path / "broken", name="broken"))
     write_bundle(tmp_path / "z-whole", name="last")
-    repository = load(tmp_path)
+    repository = await load(tmp_path)
     entry = failed(repository)
     assert entry.name == "broken"
     assert message in entry.reason
@@ -128,10 +129,10 @@ def test_a_bundle_that_fails_hinders_no_other_and_says_why(
         repository.get("broken")
 
 
-def test_two_folders_that_claim_one_name_and_version(tmp_path: Path) -> None:
+async def test_two_folders_that_claim_one_name_and_version(tmp_path: Path) -> None:
     write_bundle(tmp_path / "first", name="same")
     write_bundle(tmp_path / "second", name="same")
-    repository = load(tmp_path)
+    repository = await load(tmp_path)
     assert failed(repository).folder.name == "second"
     assert failed(repository).reason == (
         "bundle second: same 1 is already served from first; remove one, or export it with another version"
@@ -140,40 +141,40 @@ def test_two_folders_that_claim_one_name_and_version(tmp_path: Path) -> None:
     assert repository.serves("same")
 
 
-def test_a_failed_version_does_not_hide_one_that_serves(tmp_path: Path) -> None:
+async def test_a_failed_version_does_not_hide_one_that_serves(tmp_path: Path) -> None:
     write_bundle(tmp_path / "m" / "1", name="m", version=1)
     wrong_golden(write_bundle(tmp_path / "m" / "2", name="m", version=2))
-    repository = load(tmp_path)
+    repository = await load(tmp_path)
     assert states(repository) == [("m", 1, "ready"), ("m", 2, "failed")]
     assert repository.get("m").manifest.version == 1
     with pytest.raises(Unavailable, match="golden rows differ"):
         repository.get("m", 2)
 
 
-def test_the_next_engine_serves_where_the_first_is_refused(echo: Path) -> None:
+async def test_the_next_engine_serves_where_the_first_is_refused(echo: Path) -> None:
     choices = (EngineChoice("absent"), EngineChoice("onnxruntime", "bf16"), EngineChoice("onnxruntime"))
-    repository = load(echo, engines=choices)
+    repository = await load(echo, engines=choices)
     assert {loaded.engine for loaded in repository.get("echo").graphs.values()} == {"onnxruntime"}
-    alone = load(echo, engines=choices[:2])
+    alone = await load(echo, engines=choices[:2])
     reason = failed(alone).reason
     assert "no engine can serve graph 'mapping'" in reason
     assert "absent: no plugin provides the engine 'absent'" in reason
     assert "runs fp32, not bf16" in reason
 
 
-def test_loading_ends_early_when_it_is_told_to(tmp_path: Path) -> None:
+async def test_loading_ends_early_when_it_is_told_to(tmp_path: Path) -> None:
     for name in "abc":
         write_bundle(tmp_path / name, name=name)
     repository = make(tmp_path)
     repository.stop_loading()
-    repository.load()
+    await repository.start()
     assert {state for _, _, state in states(repository)} == {"loading"}
 
 
 async def test_the_server_serves_what_it_can_and_lists_why_it_cannot_the_rest(tmp_path: Path, echo: Path) -> None:
     shutil.copytree(echo, tmp_path / "echo")
     wrong_golden(write_bundle(tmp_path / "echo-2", name="echo", version=2))
-    (write_bundle(tmp_path / "broken") / "walk.onnx").unlink()
+    (write_bundle(tmp_path / "broken", name="broken") / "walk.onnx").unlink()
     settings = ServerSettings(bundles=(tmp_path,), port=0, metrics_port=None, models=Settings(threads=1))
     async with (
         running(settings, installed()) as server,
@@ -182,7 +183,7 @@ async def test_the_server_serves_what_it_can_and_lists_why_it_cannot_the_rest(tm
         await server.ready.wait()
         listed = (await models_pb2_grpc.ModelsStub(channel).List(models_pb2.ListRequest())).models
         assert [(one.model, one.version, models_pb2.ModelState.Name(one.state)) for one in listed] == [
-            ("broken", 0, "MODEL_STATE_FAILED"),
+            ("broken", 1, "MODEL_STATE_FAILED"),
             ("echo", 1, "MODEL_STATE_READY"),
             ("echo", 2, "MODEL_STATE_FAILED"),
         ]

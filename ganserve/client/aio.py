@@ -192,6 +192,18 @@ class AsyncClient:
         request = models_pb2.GetRequest(model=name, version=version)
         return model_of(await self._call(self._stubs.models.Get, request, timeout))
 
+    async def load_model(self, name: str, *, timeout: float | None = None) -> list[ModelSummary]:
+        """:meth:`ganserve.Client.load_model`."""
+        return summaries_of(await self._call(self._stubs.models.Load, models_pb2.LoadRequest(model=name), timeout))
+
+    async def unload_model(self, name: str, *, timeout: float | None = None) -> list[ModelSummary]:
+        """:meth:`ganserve.Client.unload_model`."""
+        return summaries_of(await self._call(self._stubs.models.Unload, models_pb2.UnloadRequest(model=name), timeout))
+
+    async def reload_model(self, name: str, *, timeout: float | None = None) -> list[ModelSummary]:
+        """:meth:`ganserve.Client.reload_model`."""
+        return summaries_of(await self._call(self._stubs.models.Reload, models_pb2.ReloadRequest(model=name), timeout))
+
     async def wait_ready(self, timeout: float | None = None, *, model: str = "") -> None:
         """:meth:`ganserve.Client.wait_ready`."""
         wait = Wait(self.address, model, self._timeout if timeout is None else timeout)

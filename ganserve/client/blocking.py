@@ -223,6 +223,21 @@ class Client:
         request = models_pb2.GetRequest(model=name, version=version)
         return model_of(self._call(self._stubs.models.Get, request, timeout))
 
+    def load_model(self, name: str, *, timeout: float | None = None) -> list[ModelSummary]:
+        """Have the model ``name`` serve what its folders hold now: new versions, changed ones, all after :meth:`unload_model`.
+
+        Its versions afterwards. :class:`ganserve.errors.LoadFailed` says what could not be loaded; what served before still does.
+        """
+        return summaries_of(self._call(self._stubs.models.Load, models_pb2.LoadRequest(model=name), timeout))
+
+    def unload_model(self, name: str, *, timeout: float | None = None) -> list[ModelSummary]:
+        """Have the model ``name`` answer no more calls; those that run end as they would have. Its versions afterwards."""
+        return summaries_of(self._call(self._stubs.models.Unload, models_pb2.UnloadRequest(model=name), timeout))
+
+    def reload_model(self, name: str, *, timeout: float | None = None) -> list[ModelSummary]:
+        """As :meth:`load_model`, but everything is loaded anew, changed or not, and then takes over."""
+        return summaries_of(self._call(self._stubs.models.Reload, models_pb2.ReloadRequest(model=name), timeout))
+
     def wait_ready(self, timeout: float | None = None, *, model: str = "") -> None:
         """Return when the server (or one ``model`` of it) serves; :class:`ganserve.errors.DeadlineExceeded` says what it did last."""
         wait = Wait(self.address, model, self._timeout if timeout is None else timeout)

@@ -18,11 +18,13 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """0 for a bundle that could not be read."""
     family: str
     state: str
-    """``loading``, ``ready`` or ``failed``."""
+    """``loading``, ``ready``, ``idle`` (its first call loads it), ``failed`` or ``unloaded``."""
     reason: str
-    """Why it failed, if it did."""
+    """Why it failed or was unloaded; or why what serves is not what its folder holds, or not on the engine it should be."""
     engines: Mapping[str, str]
     """The engine that serves each graph."""
+    weight_bytes: int = 0
+    """The bytes that its weights take in memory; 0 if it is not loaded."""
 
 
 class TensorInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +83,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """How it was trained."""
 
 
-def summaries_of(response: models_pb2.ListResponse) -> list[ModelSummary]:
-    """The answer of Models.List."""
+def summaries_of(
+    response: models_pb2.ListResponse | models_pb2.LoadResponse | models_pb2.UnloadResponse | models_pb2.ReloadResponse,
+) -> list[ModelSummary]:
+    """The answer of Models.List, Load, Unload or Reload."""
     return [_summary_of(summary) for summary in response.models]
 
 
@@ -105,6 +109,7 @@ def _summary_of(message: models_pb2.ModelSummary) -> ModelSummary:
         state=name_of("MODEL_STATE_", models_pb2.ModelState, message.state),
         reason=message.reason,
         engines=dict(message.engines),
+        weight_bytes=message.weight_bytes,
     )
 
 

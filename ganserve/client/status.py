@@ -10,6 +10,7 @@ from ganserve.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidArgument,
+    LoadFailed,
     NotFound,
     QueueFull,
     RequestError,
@@ -22,6 +23,7 @@ _PLAIN = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.FAILED_PRECONDITION: LoadFailed,
 }
 
 

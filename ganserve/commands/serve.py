@@ -46,6 +46,26 @@ LEVELS = ("debug", "info", "warning", "error")
     help="Keep built engines here, as `ganserve compile` does [keep none].",
 )
 @click.option(
+    "--versions",
+    multiple=True,
+    default=("all",),
+    show_default=True,
+    metavar="[MODEL=]RULE",
+    help="Versions that serve: all, latest, latest:N, or numbers such as 1,3; repeat it for single models.",
+)
+@click.option("--lazy", is_flag=True, help="Load a model at its first call, not at the start.")
+@click.option(
+    "--max-model-bytes",
+    type=click.IntRange(min=1),
+    help="The most bytes that weights take in memory; models not called for longest make room [no bound].",
+)
+@click.option(
+    "--watch",
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="Look for new, changed and removed bundles this often [never].",
+)
+@click.option(
     "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of a batch; 0: the engine's choice."
 )
 @click.option(
@@ -109,6 +129,10 @@ def command(
     device: str,
     provider: str | None,
     cache_dir: Path | None,
+    versions: tuple[str, ...],
+    lazy: bool,
+    max_model_bytes: int | None,
+    watch: float | None,
     threads: int,
     max_batch: int,
     queue_rows: int,
@@ -138,6 +162,7 @@ def command(
     """
     from ganserve.plugins import load
     from ganserve.serving.model import Settings
+    from ganserve.serving.policy import Lifecycle
     from ganserve.serving.server import ServerSettings, serve
 
     start_log(log_level)
@@ -153,6 +178,9 @@ def command(
             threads=threads,
             max_batch=max_batch,
             cache_dir=cache_dir,
+        ),
+        lifecycle=Lifecycle(
+            versions=dict(map(_versions, versions)), lazy=lazy, max_model_bytes=max_model_bytes, watch=watch
         ),
         max_rows=max_rows,
         queue_rows=queue_rows,
@@ -201,3 +229,14 @@ def _engine(text: str):  # type: ignore[no-untyped-def]
         raise click.BadParameter(
             f"{text!r}: {error}; write NAME or NAME:PRECISION, such as openvino:bf16", param_hint="--engine"
         ) from error
+
+
+def _versions(text: str):  # type: ignore[no-untyped-def]
+    from ganserve.errors import SpecError
+    from ganserve.serving.policy import OTHERS, Versions
+
+    model, equals, rule = text.rpartition("=")
+    try:
+        return model if equals else OTHERS, Versions.parse(rule)
+    except SpecError as error:
+        raise click.BadParameter(str(error), param_hint="--versions") from error

@@ -265,6 +265,11 @@ class Batcher:
             self._tidy()
             return jobs
 
+    def forget(self, owns: Callable[[Stage], bool]) -> None:
+        """Let go of the stages that are somebody's, for which no row will come any more."""
+        with self._lock:
+            self._lines = {key: line for key, line in self._lines.items() if line.waiting or not owns(line.stage)}
+
     def take(self, now: float) -> tuple[Batch | None, Failures]:
         """The batch to run next, if rows wait, and the jobs that have failed meanwhile (the caller tells them, outside the lock)."""
         with self._lock:

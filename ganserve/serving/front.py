@@ -36,15 +36,16 @@ class Front:
     def __init__(self, repository: Repository, workers: Workers) -> None:
         self._repository, self._workers = repository, workers
 
-    def _target(self, request: Target, kind: str) -> tuple[Model, LoadedTask]:
-        """The model and the task of ``kind`` that ``request`` names."""
+    async def _target(self, request: Target, kind: str) -> tuple[Model, LoadedTask]:
+        """The model and the task of ``kind`` that ``request`` names; the model stays open until the running call has ended."""
         if not request.model:
             raise InvalidArgument.of("model", "empty; give a name that Models.List lists")
         if request.version < 0:
             raise InvalidArgument.of("version", f"{request.version}; expected 1 or more, or 0 for the latest")
-        model = self._repository.get(request.model, request.version)
+        model = await self._repository.use(request.model, request.version)
         task = model.task(request.task, kind)
-        note_target(model.name, task.task.name)
+        model.begin()
+        note_target(model.name, task.task.name, model.end)
         return model, task
 
     def _admit(self, ask: Ask, context: grpc.aio.ServicerContext) -> None:

@@ -33,12 +33,28 @@ Parse: TypeAlias = Callable[[bytes], Message]
 # A status travels in a trailer, of which clients accept 8 KiB, and takes up to three times its length there.
 _MESSAGE_BYTES, _FIELD_BYTES, _DESCRIPTION_BYTES = 800, 80, 240
 
-_target: ContextVar[list[str]] = ContextVar("target")
+
+class Watch:
+    """What the interceptor knows of a running call: since when, which model and task it has found, and what to do when it has ended."""
+
+    __slots__ = ("ended", "model", "started", "task")
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.model = self.task = "unknown"
+        self.ended: Callable[[], None] | None = None
 
 
-def note_target(model: str, task: str) -> None:
-    """Tell the interceptor which model and task the running call has found; until then metrics call both ``unknown``."""
-    _target.get()[:] = (model, task)
+_watch: ContextVar[Watch] = ContextVar("watch")
+
+
+def note_target(model: str, task: str, ended: Callable[[], None] | None = None) -> None:
+    """Tell the interceptor which model and task the running call has found; until then metrics call both ``unknown``.
+
+    ``ended`` is called when nothing of the call runs any more, however it ended.
+    """
+    watch = _watch.get()
+    watch.model, watch.task, watch.ended = model, task, ended
 
 
 def status_of(error: RequestError) -> status_pb2.Status:
@@ -157,25 +173,24 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if not self.accepting:
             raise Unavailable("the server is starting or draining; try again, or another replica")
 
-    def _start(self) -> tuple[float, list[str]]:
-        target = ["unknown", "unknown"]
-        _target.set(target)
+    def _start(self) -> Watch:
+        watch = Watch()
+        _watch.set(watch)
         self._running += 1
         self.idle.clear()
-        return time.monotonic(), target
+        return watch
 
-    def _finish(self, watch: tuple[float, list[str]], code: str) -> None:
-        started, (model, task) = watch
-        metrics = self._metrics
+    def _finish(self, watch: Watch, code: str) -> None:
+        metrics, model, task = self._metrics, watch.model, watch.task
         self._running -= 1
         if not self._running:
             self.idle.set()
+        if watch.ended is not None:
+            watch.ended()
         metrics.child(metrics.requests, model, task, code).inc()
-        metrics.child(metrics.latency, model, task).observe(time.monotonic() - started)
+        metrics.child(metrics.latency, model, task).observe(time.monotonic() - watch.started)
 
-    async def _failed(
-        self, watch: tuple[float, list[str]], error: BaseException, context: grpc.aio.ServicerContext
-    ) -> None:
+    async def _failed(self, watch: Watch, error: BaseException, context: grpc.aio.ServicerContext) -> None:
         if isinstance(error, asyncio.CancelledError):
             remaining = context.time_remaining()
             late = remaining is not None and remaining < LATE_SECONDS
@@ -183,7 +198,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return
         if not isinstance(error, RequestError):
             error_id = secrets.token_hex(6)
-            log.error("error %s in a call to %s", error_id, "/".join(watch[1]), exc_info=error)
+            log.error("error %s in a call to %s", error_id, f"{watch.model}/{watch.task}", exc_info=error)
             error = InternalError(error_id)
         if isinstance(error, QueueFull | Unavailable):
             self._metrics.rejected.labels("queue_full" if isinstance(error, QueueFull) else "unavailable").inc()

@@ -1,8 +1,9 @@
 """A loaded model: a verified bundle, an engine for each graph, and codecs for each task."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from ganserve.codecs import Decoder, Encoder, PictureDecoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
+from ganserve.serving import batcher
 from ganserve.serving.edits import EditSegment, LoadedDirection
 from ganserve.serving.plan import LoadedGraph, Plan, Segment, Stage, decodable, make_plan
 from ganserve.spec import Task, Tensor, tensors_of
@@ -80,21 +82,57 @@ class LoadedTask(msgspec.Struct, frozen=True, eq=False):
 
 
 class Model:
-    """A bundle that serves."""
+    """A bundle that serves. ``awaits`` names engines that would be preferred to its own, but must be built first."""
 
     def __init__(
-        self, bundle: Bundle, graphs: Mapping[str, LoadedGraph], tasks: Mapping[str, LoadedTask], max_batch: int
+        self,
+        bundle: Bundle,
+        graphs: Mapping[str, LoadedGraph],
+        tasks: Mapping[str, LoadedTask],
+        max_batch: int,
+        awaits: Sequence[str] = (),
     ) -> None:
         self.manifest = bundle.manifest
         self.graphs = graphs
         self.tasks = tasks
+        self.awaits = awaits
+        self.size = 0
+        """The bytes that its weights take, once that is known."""
+        self.calls = 0
+        """The calls that use it now; the event loop's."""
+        self.used = time.monotonic()
+        """When the last call ended, or it was loaded."""
         self._max_batch = max_batch
+        self._unused: asyncio.Event | None = None
         self._plans: dict[tuple[str, frozenset[str], frozenset[str], frozenset[str], frozenset[str]], Plan] = {}
 
     @property
     def name(self) -> str:
         """The bundle's name."""
         return self.manifest.name
+
+    def begin(self) -> None:
+        """A call uses this model, until :meth:`end`."""
+        self.calls += 1
+
+    def end(self) -> None:
+        """A call has ended that used this model."""
+        self.calls -= 1
+        self.used = time.monotonic()
+        if self._unused is not None and not self.calls:
+            self._unused.set()
+
+    async def unused(self) -> None:
+        """Return once no call uses this model."""
+        while self.calls:
+            self._unused = asyncio.Event()
+            await self._unused.wait()
+
+    def owns(self, stage: batcher.Stage) -> bool:
+        """Whether ``stage`` runs graphs of this model."""
+        return isinstance(stage, Stage) and any(
+            run.loaded is loaded for run in stage.runs for loaded in self.graphs.values()
+        )
 
     def task(self, name: str, kind: str) -> LoadedTask:
         """The task called ``name``, or the only one of ``kind`` if ``name`` is empty; :class:`NotFound` names what there is."""
@@ -149,35 +187,78 @@ class Model:
             loaded.session.close()
 
 
-def load_model(bundle: Bundle, plugins: Plugins, settings: Settings) -> Model:
+def load_model(bundle: Bundle, plugins: Plugins, settings: Settings, *, patient: bool = True) -> Model:
     """Load ``bundle``: every graph on the first engine that reproduces its golden rows, every task with its codecs.
 
+    Who is not ``patient`` tries engines that must be built for long after all others; the model says then which it ``awaits``.
     Raises :class:`EngineError` when no engine does, with each one's reason, and :class:`BundleError` for a missing codec.
     """
     started = time.monotonic()
     manifest = bundle.manifest
-    graphs = {graph.name: _load_graph(bundle, graph, plugins, settings) for graph in manifest.graphs}
+    graphs: dict[str, LoadedGraph] = {}
+    awaits: dict[str, None] = {}
     try:
+        for graph in manifest.graphs:
+            slow = (
+                []
+                if patient
+                else [one for one in settings.engines if _must_build(bundle, graph, one, plugins, settings)]
+            )
+            used, graphs[graph.name] = _load_graph(bundle, graph, plugins, settings, slow)
+            awaits |= {one.name: None for one in slow if settings.engines.index(one) < settings.engines.index(used)}
         tasks = {task.name: _load_task(bundle, task, plugins) for task in manifest.tasks}
-    except (GanserveError, msgspec.ValidationError) as error:
+    except Exception as error:
+        for loaded in graphs.values():
+            loaded.session.close()
+        if isinstance(error, EngineError) or not isinstance(error, GanserveError | msgspec.ValidationError):
+            raise
         raise BundleError(f"bundle {manifest.name!r}: {error}") from error
     engines = ", ".join(f"{name} on {loaded.engine}" for name, loaded in graphs.items())
     log.info("loaded %s %d (%s) in %.2f s", manifest.name, manifest.version, engines, time.monotonic() - started)
-    return Model(bundle, graphs, tasks, settings.max_batch)
+    return Model(bundle, graphs, tasks, settings.max_batch, tuple(awaits))
 
 
-def _load_graph(bundle: Bundle, graph: ExportedGraph, plugins: Plugins, settings: Settings) -> LoadedGraph:
+def _load_graph(
+    bundle: Bundle, graph: ExportedGraph, plugins: Plugins, settings: Settings, last: Sequence[EngineChoice]
+) -> tuple[EngineChoice, LoadedGraph]:
+    """The graph on the first engine that serves it, and which that is; those of ``last`` are tried after the others."""
     refusals = []
-    for choice in settings.engines:
+    for choice in sorted(settings.engines, key=last.__contains__):
         try:
             session = _load_session(bundle, graph, choice, plugins, settings)
         except (EngineError, PluginError) as error:
             log.warning("%s: engine %s refused: %s", bundle.manifest.name, choice.name, error)
             refusals.append(f"{choice.name}: {error}")
         else:
-            return LoadedGraph(graph, choice.name, session)
+            return choice, LoadedGraph(graph, choice.name, session)
     raise EngineError(
         f"bundle {bundle.manifest.name!r}: no engine can serve graph {graph.name!r}: {'; '.join(refusals)}"
+    )
+
+
+def _must_build(
+    bundle: Bundle, graph: ExportedGraph, choice: EngineChoice, plugins: Plugins, settings: Settings
+) -> bool:
+    """Whether loading ``graph`` on the engine would begin with a long build; False too where it would be refused at once."""
+    engine = plugins.engines.get(choice.name)
+    if engine is None or engine.must_build is None or resolve(engine.available)():
+        return False
+    try:
+        return bool(resolve(engine.must_build)(bundle.path(graph.file), _options(graph, choice, settings)))
+    except EngineError:
+        # What is wrong, loading will say.
+        return False
+
+
+def _options(graph: ExportedGraph, choice: EngineChoice, settings: Settings) -> Options:
+    return Options(
+        graph=graph,
+        device=settings.device,
+        precision=choice.precision,
+        threads=settings.threads,
+        provider=settings.provider,
+        cache_dir=settings.cache_dir,
+        max_rows=settings.max_batch,
     )
 
 
@@ -187,16 +268,7 @@ def _load_session(
     engine = plugins.engine(choice.name)
     if reason := resolve(engine.available)():
         raise EngineError(reason)
-    options = Options(
-        graph=graph,
-        device=settings.device,
-        precision=choice.precision,
-        threads=settings.threads,
-        provider=settings.provider,
-        cache_dir=settings.cache_dir,
-        max_rows=settings.max_batch,
-    )
-    session: Session = resolve(engine.load)(bundle.path(graph.file), options)
+    session: Session = resolve(engine.load)(bundle.path(graph.file), _options(graph, choice, settings))
     try:
         golden.check(bundle, graph, session, choice.precision)
         _warm(bundle, graph, session, settings.max_batch if graph.batchable else 1)

@@ -1,130 +1,393 @@
-"""The models of a server: which bundles were found, which of them serve, and why the others do not."""
+"""The models of a server: which bundles were found, which of them serve, and why the others do not.
 
+What calls see changes in one place, :meth:`Repository._publish`, on the event loop and without a pause: a call gets the old model or
+the new one and keeps it to its end. Everything slow (looking at folders, loading, closing) happens in threads, one change of a
+model at a time and beside what serves.
+"""
+
+import asyncio
 import logging
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, TypeVar
 
-import msgspec
-
-from ganserve.bundle import MANIFEST, read
-from ganserve.errors import BundleError, GanserveError, NotFound, Unavailable
+from ganserve.errors import BundleError, GanserveError, LoadFailed, NotFound, Unavailable
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
-from ganserve.serving.model import Model, Settings, load_model
+from ganserve.serving.entry import Entry, State
+from ganserve.serving.finding import Found, find, key_of
+from ganserve.serving.loading import Loader, NoRoom
+from ganserve.serving.model import Model, Settings
+from ganserve.serving.policy import Lifecycle
+from ganserve.serving.residence import Residence
 
 log = logging.getLogger(__name__)
 
-State = Literal["loading", "ready", "failed"]
+T = TypeVar("T")
 
-
-class Entry(msgspec.Struct):
-    """A bundle that was found. Until its manifest is read, its folder's name stands for its own."""
-
-    folder: Path
-    name: str
-    version: int = 0
-    state: State = "loading"
-    reason: str = ""
-    model: Model | None = None
+UNLOADED = "it was unloaded; Models.Load brings it back"
 
 
 class Repository:
-    """Bundles below some folders: each folder is a bundle, or holds bundles, or holds folders of numbered versions."""
+    """Bundles below some folders: each folder is a bundle, or holds bundles, or holds folders of numbered versions.
 
-    def __init__(self, roots: Sequence[Path], plugins: Plugins, settings: Settings, metrics: Metrics) -> None:
-        self._plugins, self._settings, self._metrics = plugins, settings, metrics
-        self._entries = [Entry(folder, folder.name) for folder in _find(roots)]
-        self._ready: dict[str, dict[int, Model]] = {}
+    Used on one event loop. ``forget`` is told of a model that no call uses any more; ``on_change``, which the owner may set, of each
+    name whose state may have changed.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        plugins: Plugins,
+        settings: Settings,
+        metrics: Metrics,
+        lifecycle: Lifecycle | None = None,
+        forget: Callable[[Model], None] = lambda model: None,
+    ) -> None:
+        """Look what there is; :class:`ganserve.errors.BundleError` for a root that is no folder."""
+        self._lifecycle = lifecycle or Lifecycle()
+        self._roots, self._metrics = roots, metrics
+        self._residence = Residence(self._lifecycle.max_model_bytes, metrics, forget)
+        self._loader = Loader(plugins, settings, metrics, self._residence)
+        self._found = find(roots, {})
+        self._entries = [Entry(found) for found in self._found]
+        self._serving: dict[tuple[str, int], Model] = {}
+        self._engines: dict[str, set[tuple[str, str, str]]] = {}
+        self._off: set[str] = set()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._work: set[asyncio.Task[Any]] = set()
+        self._builds: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        self.on_change: Callable[[str], None] = lambda name: None
 
     def __iter__(self) -> Iterator[Entry]:
         """Every bundle that was found, by name and version."""
         return iter(sorted(self._entries, key=lambda entry: (entry.name, entry.version)))
 
-    def load(self) -> None:
-        """Load every bundle; one that fails is marked with its reason and hinders no other. Blocking: call off the event loop."""
-        for entry in self._entries:
-            if self._stopping:
-                return
-            try:
-                self._load(entry)
-            except GanserveError as error:
-                self._failed(entry, str(error))
-            except Exception as error:
-                log.exception("loading %s", entry.folder)
-                self._failed(entry, f"{type(error).__name__}: {error}")
-
-    def stop_loading(self) -> None:
-        """Make :meth:`load` return after the bundle that it is loading."""
-        self._stopping = True
-
-    def serves(self, name: str) -> bool:
-        """Whether some version of the model ``name`` can answer."""
-        return name in self._ready
-
-    def get(self, name: str, version: int = 0) -> Model:
-        """The model ``name``, its latest version for 0. :class:`NotFound`, or :class:`Unavailable` with the reason it failed for."""
-        versions = self._ready.get(name, {})
-        if versions and not version:
-            return versions[max(versions)]
-        if version in versions:
-            return versions[version]
-        for entry in self._entries:
-            if entry.name == name and version in (0, entry.version) and entry.state != "ready":
-                raise Unavailable(f"model {name!r} is {entry.state}{': ' if entry.reason else ''}{entry.reason}")
-        if versions:
-            raise NotFound(
-                f"model {name!r} has no version {version}; there are {', '.join(map(str, sorted(versions)))}"
-            )
-        raise NotFound(f"there is no model {name!r}; there are {', '.join(sorted(self._ready)) or 'none'}")
+    def entries(self, name: str) -> list[Entry]:
+        """The versions of the model ``name``; :class:`NotFound` if there are none."""
+        if not (entries := [entry for entry in self if entry.name == name]):
+            names = ", ".join(sorted({entry.name for entry in self})) or "none"
+            raise NotFound(f"there is no model {name!r}; there are {names}")
+        return entries
 
     def entry(self, model: Model) -> Entry:
-        """The entry that ``model`` was loaded from."""
+        """The entry that ``model`` serves for."""
         return next(entry for entry in self._entries if entry.model is model)
 
-    def close(self) -> None:
-        """Give back what the engines hold."""
-        for versions in self._ready.values():
-            for model in versions.values():
-                model.close()
+    def serves(self, name: str) -> bool:
+        """Whether some version of the model ``name`` can answer, maybe after it has been loaded."""
+        return any(entry.name == name and entry.able for entry in self._entries)
 
-    def _load(self, entry: Entry) -> None:
-        started = time.monotonic()
-        bundle = read(entry.folder)
-        entry.name, entry.version = bundle.manifest.name, bundle.manifest.version
-        if (twin := self._ready.get(entry.name, {}).get(entry.version)) is not None:
-            raise BundleError(
-                f"bundle {entry.folder}: {entry.name} {entry.version} is already served from {self.entry(twin).folder}; "
-                "remove one, or export it with another version"
-            )
-        model = load_model(bundle, self._plugins, self._settings)
-        self._ready.setdefault(entry.name, {})[entry.version] = model
-        entry.model, entry.state = model, "ready"
-        self._metrics.load_time.labels(entry.name).observe(time.monotonic() - started)
-        for name, loaded in model.graphs.items():
-            self._metrics.engine_in_use.labels(entry.name, name, loaded.engine).set(1)
+    def get(self, name: str, version: int = 0) -> Model:
+        """The model ``name``, its latest version for 0, if it is loaded. :class:`NotFound`, or :class:`Unavailable` with the reason."""
+        if (model := self._serving.get((name, version))) is None:
+            raise self._absence(name, version)
+        return model
 
-    def _failed(self, entry: Entry, reason: str) -> None:
-        entry.state, entry.reason = "failed", self._without_paths(reason)
+    async def use(self, name: str, version: int = 0) -> Model:
+        """What :meth:`get` gives, but an idle model is loaded first. Call :meth:`Model.begin` before anything is awaited."""
+        while (model := self._serving.get((name, version))) is None:
+            entry = self._meant(name, version)
+            if entry is None or entry.state != "idle":
+                raise self._absence(name, version)
+            await self._wake(entry)
+        return model
+
+    async def start(self) -> None:
+        """Load the bundles that are to serve, unless they are loaded lazily; one that fails is marked with its reason and hinders no other."""
+        for name in dict.fromkeys(entry.name for entry in self._entries):
+            await self._settled(name)
+
+    async def load(self, name: str) -> None:
+        """Have the model ``name`` serve what its folders hold now; what serves already and has not changed is left alone.
+
+        Raises :class:`NotFound`, or :class:`LoadFailed` with what could not be loaded; what served before still does.
+        """
+        await self._brought(name, force=False)
+
+    async def reload(self, name: str) -> None:
+        """As :meth:`load`, but all is loaded anew, changed or not, beside the old, which it then replaces."""
+        await self._brought(name, force=True)
+
+    async def unload(self, name: str) -> None:
+        """Give the model ``name`` to no more calls, and close it after the last that uses it; :meth:`load` brings it back."""
+        self.entries(name)
+        self._off.add(name)
+        await self._settled(name)
+
+    async def refresh(self) -> None:
+        """Look at the folders; load what has come or changed since, and put away what has gone.
+
+        Only what is as it was at the look before counts: a folder that changes may still be written to.
+        """
+        before, self._found = self._found, await self._look()
+        keys = set(map(key_of, (*before, *self._found)))
+        gone = [entry for entry in self._entries if key_of(entry.found) not in keys]
+        for name in self._take_over(set(before).intersection(self._found), gone):
+            await self._settled(name)
+
+    def stop_loading(self) -> None:
+        """Begin to load nothing more."""
+        self._stopping = True
+        self._residence.stop()
+
+    async def close(self) -> None:
+        """End what is under way, and give back what the engines hold."""
+        self.stop_loading()
+        for build in self._builds:
+            build.cancel()
+        await asyncio.gather(*self._work, *self._builds, return_exceptions=True)
+        await self._residence.close()
+
+    # From here on: what calls are told.
+
+    def _meant(self, name: str, version: int) -> Entry | None:
+        """The entry that answers to ``name`` and ``version``, or else one that ought to."""
+        entries = [entry for entry in self if entry.name == name and version in (0, entry.version)]
+        able = [entry for entry in entries if entry.able]
+        return next(reversed(able or entries), None)
+
+    def _absence(self, name: str, version: int) -> NotFound | Unavailable:
+        entry = self._meant(name, version)
+        if entry is not None:
+            return Unavailable(f"model {name!r} is {entry.state}{': ' if entry.reason else ''}{entry.reason}")
+        if versions := sorted({entry.version for entry in self._entries if entry.name == name}):
+            return NotFound(f"model {name!r} has no version {version}; there are {', '.join(map(str, versions))}")
+        names = ", ".join(sorted({entry.name for entry in self._entries})) or "none"
+        return NotFound(f"there is no model {name!r}; there are {names}")
+
+    def _publish(self, name: str) -> None:
+        """Give calls from now on what the entries of ``name`` hold."""
+        able = [entry for entry in self if entry.name == name and entry.able]
+        models = {(name, entry.version): entry.model for entry in able if entry.model is not None}
+        if able and able[-1].model is not None:
+            models[name, 0] = able[-1].model
+        for key in [key for key in self._serving if key[0] == name and key not in models]:
+            del self._serving[key]
+        self._serving.update(models)
+        self._tell_engines(name, [model for _, model in sorted(models.items(), key=lambda item: item[0])])
+        self.on_change(name)
+
+    def _tell_engines(self, name: str, models: Sequence[Model]) -> None:
+        used = {(name, graph, loaded.engine) for model in models for graph, loaded in model.graphs.items()}
+        for labels in self._engines.pop(name, set()) - used:
+            self._metrics.engine_in_use.remove(*labels)
+        for labels in used:
+            self._metrics.engine_in_use.labels(*labels).set(1)
+        self._engines[name] = used
+
+    # What the folders hold, against what is loaded.
+
+    async def _look(self) -> list[Found]:
+        return await asyncio.to_thread(find, self._roots, {one.folder: one for one in self._found})
+
+    def _take_over(self, found: Collection[Found], gone: Collection[Entry]) -> list[str]:
+        """Note what was ``found``, and which entries have ``gone``; the names of which something has changed."""
+        known = {key_of(entry.found): entry for entry in self._entries}
+        changed = [entry.name for entry in gone]
+        for entry in gone:
+            entry.gone = True
+        for one in found:
+            old = known.get(key_of(one))
+            if old is None:
+                self._entries.append(Entry(one, state="unloaded"))
+            elif old.found == one:
+                continue
+            else:
+                old.found = one
+            changed.append(one.name)
+        return list(dict.fromkeys(changed))
+
+    async def _brought(self, name: str, *, force: bool) -> None:
+        found = [one for one in await self._look() if one.name == name]
+        keys = set(map(key_of, found))
+        self._take_over(found, [entry for entry in self if entry.name == name and key_of(entry.found) not in keys])
+        self.entries(name)
+        self._off.discard(name)
+        if failed := await self._settled(name, wanted=True, force=force):
+            reasons = "; ".join(f"version {entry.version or '?'}: {entry.reason}" for entry in failed)
+            serving = ", ".join(str(entry.version) for entry in self if entry.name == name and entry.model is not None)
+            raise LoadFailed(f"model {name!r}, {reasons}; versions that serve: {serving or 'none'}")
+
+    async def _settled(self, name: str, *, wanted: bool = False, force: bool = False) -> list[Entry]:
+        """:meth:`_settle` in its turn; goes on if its caller goes."""
+
+        async def settle() -> list[Entry]:
+            async with self._locks[name]:
+                return await self._settle(name, wanted=wanted, force=force)
+
+        return await asyncio.shield(self._spawn(settle(), self._work))
+
+    async def _settle(self, name: str, *, wanted: bool = False, force: bool = False) -> list[Entry]:
+        """Have those versions of ``name`` serve that ought to, the newest first, and put the others away; those that failed just now.
+
+        What is ``wanted`` is loaded even if it may be idle or has failed as it is; with ``force``, even if it is loaded.
+        """
+        rule = self._lifecycle.versions_of(name)
+        kept: list[Entry] = []
+        failed: list[Entry] = []
+        entries = [entry for entry in self._entries if entry.name == name]
+        for entry in sorted((one for one in entries if not one.gone), key=lambda one: -one.version):
+            chosen = entry.found.reason or (rule.allows(entry.version) and len(kept) != rule.latest)
+            if name in self._off or self._stopping or not chosen:
+                continue
+            if not wanted and self._may_sleep(entry):
+                entry.state = "idle"
+            elif force or entry.tried != entry.found.stamp or (wanted and entry.failed):
+                await self._bring(entry, evict=wanted or self._is_loaded(name))
+                failed += [entry] if entry.failed else []
+            if entry.able:
+                kept.append(entry)
+        for entry in [entry for entry in entries if entry not in kept]:
+            if entry.gone or name in self._off or (not self._stopping and entry.state != "failed"):
+                self._put_away(entry, "unloaded", UNLOADED if name in self._off else f"--versions {rule} leaves it out")
+        self._entries = [entry for entry in self._entries if not (entry.gone and entry.name == name)]
+        self._publish(name)
+        return failed
+
+    def _may_sleep(self, entry: Entry) -> bool:
+        """Whether ``entry`` may be idle: it is, or nothing of its model is loaded and models are loaded lazily."""
+        if entry.model is not None or entry.found.reason or (entry.failed and entry.tried == entry.found.stamp):
+            return False
+        return entry.state == "idle" or (self._lifecycle.lazy and not self._is_loaded(entry.name))
+
+    def _is_loaded(self, name: str) -> bool:
+        return any(entry.name == name and entry.model is not None for entry in self._entries)
+
+    async def _bring(self, entry: Entry, *, evict: bool) -> None:
+        """Load what the folder of ``entry`` holds, beside what serves; unless others may be evicted, only if there is room."""
+        if entry.model is None and entry.state != "idle":
+            entry.state, entry.reason = "loading", ""
+        stamp = entry.tried = entry.found.stamp
+        entry.failed = False
+        stays = {model for model in (entry.model, self._serving.get((entry.name, 0))) if model is not None}
+        kept = sum(model.size for model in stays)
+        try:
+            self._refuse(entry)
+            make_room = partial(self._evict, stays) if evict else None
+            model = await self._loader.load(entry.found, kept=kept, evict=make_room)
+        except NoRoom:
+            entry.state, entry.tried = "idle", None
+        except Exception as error:
+            self._failed(entry, error)
+        else:
+            entry.tried = stamp
+            self._arrived(entry, model)
+
+    def _refuse(self, entry: Entry) -> None:
+        """Raise what is wrong with ``entry`` that can be said without reading all of it."""
+        if entry.found.reason:
+            raise BundleError(entry.found.reason)
+        for twin in self._entries:
+            if twin is not entry and twin.able and (twin.name, twin.version) == (entry.name, entry.version):
+                raise BundleError(
+                    f"bundle {entry.folder}: {entry.name} {entry.version} is already served from {twin.folder}; "
+                    "remove one, or export it with another version"
+                )
+
+    def _arrived(self, entry: Entry, model: Model) -> None:
+        """Have ``model`` take over from what ``entry`` had."""
+        old, entry.model = entry.model, model
+        entry.state, entry.reason = "ready", ""
+        if model.awaits:
+            entry.reason = f"{', '.join(model.awaits)} is being built; meanwhile other engines answer"
+            self._spawn(self._build(entry, model), self._builds)
+        self._publish(entry.name)
+        if old is not None:
+            self._retire(old)
+
+    async def _build(self, entry: Entry, model: Model) -> None:
+        """Load again with engines that must be built, and have that take over from ``model`` if it still serves then."""
+        try:
+            built = await self._loader.load(entry.found, kept=model.size, patient=True)
+        except Exception as error:
+            reason = "there is no room" if isinstance(error, NoRoom) else self._reason(entry, error)
+            self._metrics.reload_failures.labels(entry.name).inc()
+        else:
+            async with self._locks[entry.name]:
+                engines = [[loaded.engine for loaded in one.graphs.values()] for one in (model, built)]
+                if entry.model is model and engines[0] != engines[1]:
+                    self._arrived(entry, built)
+                    return
+                self._residence.retire(built)
+            reason = "it was refused; the log says why"
+        if entry.model is model:
+            entry.reason = f"{', '.join(model.awaits)} does not serve it: {reason}"
+
+    def _failed(self, entry: Entry, error: Exception) -> None:
+        reason = self._reason(entry, error)
+        entry.failed = True
         self._metrics.load_failures.inc()
-        log.error("%s is not served: %s", entry.folder, reason)
+        if self._is_loaded(entry.name):
+            self._metrics.reload_failures.labels(entry.name).inc()
+        if entry.model is None:
+            entry.state, entry.reason = "failed", reason
+        else:
+            entry.reason = f"what its folder holds now is not served: {reason}"
+        self._publish(entry.name)
 
-    def _without_paths(self, reason: str) -> str:
-        """``reason`` as callers may read it: where the bundles lie is the operator's business, and the log's."""
+    def _reason(self, entry: Entry, error: Exception) -> str:
+        """Why ``error`` came, for callers: where the bundles lie is the operator's business, and the log's."""
+        if isinstance(error, GanserveError):
+            reason = str(error)
+        else:
+            reason = f"{type(error).__name__}: {error}"
+            log.error("loading %s", entry.folder, exc_info=error)
+        log.error("%s is not served: %s", entry.folder, reason)
         for folder in sorted((entry.folder for entry in self._entries), key=lambda path: -len(str(path))):
             reason = reason.replace(str(folder), folder.name)
         return reason
 
+    def _put_away(self, entry: Entry, state: State, reason: str) -> None:
+        """Have ``entry`` answer no more calls, or none before it is loaded again."""
+        model, entry.model = entry.model, None
+        entry.state, entry.reason, entry.tried, entry.failed = state, reason, None, False
+        self._publish(entry.name)
+        if model is not None:
+            self._retire(model)
 
-def _find(roots: Iterable[Path]) -> Iterator[Path]:
-    for root in roots:
-        if (root / MANIFEST).is_file():
-            yield root
-            continue
-        if not root.is_dir():
-            raise BundleError(f"{root} is not a folder; give a bundle, or a folder that holds bundles")
-        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            versions = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
-            yield from versions if versions and not (folder / MANIFEST).is_file() else [folder]
+    def _retire(self, model: Model) -> None:
+        self._metrics.unloads.labels(model.name).inc()
+        self._residence.retire(model)
+
+    def _evict(self, stays: Collection[Model]) -> bool:
+        """Put away the model that was used longest ago, of those in use by no call if there are any; whether there was one."""
+        loaded = [(entry.model, entry) for entry in self._entries if entry.model is not None and not entry.waiting]
+        able = [(model.calls > 0, model.used, entry) for model, entry in loaded if model not in stays]
+        if not able:
+            return False
+        *_, entry = min(able, key=lambda one: one[:2])
+        log.info("%s %d makes room", entry.name, entry.version)
+        self._put_away(entry, "idle", "")
+        return True
+
+    async def _wake(self, entry: Entry) -> None:
+        """Have ``entry`` loaded, for all calls that wait for it at once."""
+        entry.waiting += 1
+        try:
+            if entry.waking is None:
+                entry.waking = self._spawn(self._load_idle(entry), self._work)
+            await asyncio.shield(entry.waking)
+        finally:
+            entry.waiting -= 1
+            self._residence.notify()
+
+    async def _load_idle(self, entry: Entry) -> None:
+        try:
+            async with self._locks[entry.name]:
+                if entry.state == "idle":
+                    await self._bring(entry, evict=True)
+                    if entry.failed:
+                        # An older version may have to stand in.
+                        await self._settle(entry.name)
+        finally:
+            entry.waking = None
+
+    def _spawn(self, work: Coroutine[Any, Any, T], among: set[asyncio.Task[Any]]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        among.add(task)
+        task.add_done_callback(among.discard)
+        return task

@@ -32,10 +32,13 @@ from ganserve.serving.executor import Executor
 from ganserve.serving.health import Health
 from ganserve.serving.interceptor import Interceptor
 from ganserve.serving.model import Settings
+from ganserve.serving.policy import Lifecycle
 from ganserve.serving.repository import Repository
-from ganserve.serving.service import Generation, Models
+from ganserve.serving.service import Generation
 from ganserve.serving.service_inversion import Inversion
 from ganserve.serving.service_latents import Latents
+from ganserve.serving.service_models import Models
+from ganserve.serving.watch import watch
 from ganserve.v1 import (
     generation_pb2,
     generation_pb2_grpc,
@@ -69,6 +72,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8001
     metrics_port: int | None = 8002
     models: Settings = Settings()
+    lifecycle: Lifecycle = Lifecycle()
     max_rows: int = 1024
     """The most rows of one request."""
     queue_rows: int = 4096
@@ -111,13 +115,20 @@ class Server:
 
     async def load(self) -> None:
         """Load the bundles off the event loop, then begin to answer, unless it is time to end by then."""
-        await asyncio.to_thread(self.repository.load)
+        await self.repository.start()
         for entry in self.repository:
-            self.health.set(entry.name, self.repository.serves(entry.name))
+            self._tell_health(entry.name)
+        self.repository.on_change = self._tell_health
         for service in ("", *SERVICES):
             self.health.set(service, True)
         self._interceptor.accepting = not self._draining
         self.ready.set()
+
+    async def watch(self) -> None:
+        """Watch the folders of the bundles once they have been loaded, if asked to; until cancelled."""
+        await self.ready.wait()
+        if (seconds := self.settings.lifecycle.watch) is not None:
+            await watch(self.repository, seconds)
 
     async def drain(self) -> None:
         """Turn unready, let running calls finish within the grace period, then stop."""
@@ -133,6 +144,9 @@ class Server:
         self._close()
         await self._server.stop(0)
 
+    def _tell_health(self, model: str) -> None:
+        self.health.set(model, self.repository.serves(model))
+
     def _close(self) -> None:
         self._draining = True
         self._interceptor.accepting = False
@@ -144,8 +158,15 @@ class Server:
 async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[Server]:
     """A server whose ports are open and whose bundles are being loaded; stopped on leaving."""
     metrics = Metrics()
-    repository = Repository(settings.bundles, plugins, settings.models, metrics)
     batcher = Batcher(settings.queue_rows, settings.queue_bytes)
+    repository = Repository(
+        settings.bundles,
+        plugins,
+        settings.models,
+        metrics,
+        settings.lifecycle,
+        forget=lambda model: batcher.forget(model.owns),
+    )
     metrics.watch_queue(settings.models.device, lambda: batcher.waiting)
     interceptor = Interceptor(metrics)
     grpc_server = grpc.aio.server(
@@ -159,7 +180,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
     )
     server = Server(grpc_server, settings, repository, interceptor, metrics)
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(repository.close)
+        stack.push_async_callback(repository.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, "encode"))
         executor = Executor(batcher, metrics, device=settings.models.device)
         stack.push_async_callback(executor.close)
@@ -178,10 +199,11 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         if settings.metrics_port is not None:
             server.metrics_port = await stack.enter_async_context(_metrics_over_http(metrics, settings))
         await grpc_server.start()
-        loading = asyncio.create_task(server.load())
+        loading, watching = asyncio.create_task(server.load()), asyncio.create_task(server.watch())
         try:
             yield server
         finally:
+            watching.cancel()
             await server.stop()
             await loading
 

@@ -1,4 +1,4 @@
-"""The gRPC services: messages in, messages out. What happens between is :mod:`ganserve.serving.call`'s."""
+"""The gRPC service that makes media: messages in, messages out. What happens between is :mod:`ganserve.serving.call`'s."""
 
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -11,16 +11,14 @@ from ganserve.errors import InvalidArgument
 from ganserve.serving.call import Ask, Call, Workers
 from ganserve.serving.frames import in_order
 from ganserve.serving.front import DEFAULT_REPLY_BYTES, Front, check_reply
-from ganserve.serving.interceptor import note_target
 from ganserve.serving.model import Model
 from ganserve.serving.pictures import Reader
 from ganserve.serving.repository import Repository
 from ganserve.serving.told import told_by
 from ganserve.serving.wire import ask_of, fill, fill_served, sample_field
-from ganserve.serving.wire_models import description_of, summary_of
 from ganserve.serving.wire_translate import Images, ask_of_translate, fill_translation, frame_field, translate_field
 from ganserve.v1 import generation_pb2 as pb
-from ganserve.v1 import generation_pb2_grpc, models_pb2, models_pb2_grpc
+from ganserve.v1 import generation_pb2_grpc
 
 SMALLER = "send a smaller picture, or ask for a smaller format"
 
@@ -34,7 +32,7 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
 
     async def Sample(self, request: pb.SampleRequest, context: grpc.aio.ServicerContext) -> pb.SampleResponse:  # noqa: N802
         """All rows in one message."""
-        model, call = self._sample(request, context)
+        model, call = await self._sample(request, context)
         instead = "ask for fewer rows, or call SampleStream, which sends one message a row"
         check_reply(call.most_reply_bytes(), request.max_reply_bytes, instead)
         reply = pb.SampleResponse()
@@ -49,7 +47,7 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
         self, request: pb.SampleStreamRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.SampleStreamResponse]:
         """One message a row, in order."""
-        model, call = self._sample(request.sample, context)
+        model, call = await self._sample(request.sample, context)
         with told_by(sample_field):
             async with aclosing(call.results()) as results:
                 async for result in results:
@@ -62,7 +60,7 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
         self, request: pb.TranslateRequest, context: grpc.aio.ServicerContext
     ) -> pb.TranslateResponse:
         """One result from one request's pictures."""
-        model, task = self._target(request, "translate")
+        model, task = await self._target(request, "translate")
         ask = ask_of_translate(request, request.images, model, task)
         self._admit(ask, context)
         reply = pb.TranslateResponse()
@@ -81,7 +79,7 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
         if not first.HasField("settings"):
             raise InvalidArgument.of("settings", "missing; the first message of a stream carries them")
         settings = first.settings
-        model, task = self._target(settings, "translate")
+        model, task = await self._target(settings, "translate")
         seed, kept, reader = secrets.randbits(32), dict[str, GivenImage](), Reader(self._workers)
 
         async def answer(frame: tuple[int, Images]) -> pb.TranslateStreamResponse:
@@ -105,8 +103,8 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
                 async for one in answers:
                     yield one
 
-    def _sample(self, request: pb.SampleRequest, context: grpc.aio.ServicerContext) -> tuple[Model, Call]:
-        model, task = self._target(request, "sample")
+    async def _sample(self, request: pb.SampleRequest, context: grpc.aio.ServicerContext) -> tuple[Model, Call]:
+        model, task = await self._target(request, "sample")
         ask = ask_of(request, model, task, self._max_rows)
         self._admit(ask, context)
         with told_by(sample_field):
@@ -129,23 +127,6 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
                     async for result in results:
                         fill_translation(reply.translation, result, call)
         fill_served(reply.served, ask.model, call)
-
-
-class Models(models_pb2_grpc.ModelsServicer):
-    """The rpcs that tell what there is."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-
-    async def List(self, request: models_pb2.ListRequest, context: grpc.aio.ServicerContext) -> models_pb2.ListResponse:  # noqa: N802
-        """Every bundle that was found."""
-        return models_pb2.ListResponse(models=[summary_of(entry) for entry in self._repository])
-
-    async def Get(self, request: models_pb2.GetRequest, context: grpc.aio.ServicerContext) -> models_pb2.GetResponse:  # noqa: N802
-        """One model in full."""
-        model = self._repository.get(request.model, request.version)
-        note_target(model.name, "")
-        return description_of(self._repository.entry(model), model)
 
 
 async def _frames(

@@ -26,7 +26,7 @@ class Inversion(Front, inversion_pb2_grpc.InversionServicer):
         self, request: pb.InvertRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.InvertResponse]:
         """Messages of progress, and the result."""
-        model, task = self._target(request, "invert")
+        model, task = await self._target(request, "invert")
         ask = ask_of_invert(request, model, task, self._max_rows)
         self._admit(ask, context)
         with told_by(invert_field):

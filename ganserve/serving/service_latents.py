@@ -26,7 +26,7 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
         self, request: pb.InterpolateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.InterpolateResponse]:
         """One message a frame, in order."""
-        model, task = self._target(request, "sample")
+        model, task = await self._target(request, "sample")
         walk = walked(request, model, task, self._max_rows)
         made = self._composition(walk, context)
         async with aclosing(made.results()) as results:
@@ -41,7 +41,7 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
         self, request: pb.MixRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.MixResponse]:
         """One message a mixture, in order."""
-        model, task = self._target(request, "sample")
+        model, task = await self._target(request, "sample")
         mix = mixed(request, model, task, self._max_rows)
         made = self._composition(mix, context)
         async with aclosing(made.results()) as results:
@@ -54,7 +54,7 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
 
     async def Combine(self, request: pb.CombineRequest, context: grpc.aio.ServicerContext) -> pb.CombineResponse:  # noqa: N802
         """The image of a sum."""
-        model, task = self._target(request, "sample")
+        model, task = await self._target(request, "sample")
         made = self._composition(combined(request, model, task, self._max_rows), context)
         check_reply(made.most_reply_bytes(), request.max_reply_bytes, "or ask for a smaller format")
         async with aclosing(made.results()) as results:

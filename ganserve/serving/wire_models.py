@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
+from ganserve.serving.entry import Entry
 from ganserve.serving.inversion import starts_of
 from ganserve.serving.model import LoadedTask, Model
-from ganserve.serving.repository import Entry
 from ganserve.serving.wire import DATA_TYPES
 from ganserve.v1 import models_pb2
 
@@ -15,6 +15,8 @@ _STATES = {
     "loading": models_pb2.MODEL_STATE_LOADING,
     "ready": models_pb2.MODEL_STATE_READY,
     "failed": models_pb2.MODEL_STATE_FAILED,
+    "unloaded": models_pb2.MODEL_STATE_UNLOADED,
+    "idle": models_pb2.MODEL_STATE_IDLE,
 }
 
 
@@ -28,6 +30,7 @@ def summary_of(entry: Entry) -> models_pb2.ModelSummary:
         state=_STATES[entry.state],
         reason=entry.reason,
         engines={name: graph.engine for name, graph in loaded.graphs.items()} if loaded else {},
+        weight_bytes=loaded.size if loaded else 0,
     )
 
 

@@ -20,7 +20,7 @@ Its translate tasks, which take pictures of any size unless told otherwise (:mod
 - ``measure``: the picture's mean colour, which is no picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,19 +55,28 @@ def image_of(w: np.ndarray) -> np.ndarray:
     return np.broadcast_to(row[:, None, :, None], (len(w), SIZE, SIZE, 3)).copy()
 
 
-def write_bundle(folder: Path, *, name: str = "echo", version: int = 1) -> Path:
-    """Write the echo bundle into ``folder`` (made if missing) and return it."""
-    bodies = {"mapping": _mapping(), "synthesis": _synthesis(), "alone": _synthesis()}
+def write_bundle(
+    folder: Path, *, name: str = "echo", version: int = 1, shift: float = 0.0, tasks: Collection[str] | None = None
+) -> Path:
+    """Write the echo bundle into ``folder`` (made if missing) and return it.
+
+    ``mapping`` adds ``shift`` to w, so that versions can be told apart; of its ``tasks`` some may be enough, with the graphs that they run.
+    """
+    bodies = {"mapping": _mapping(shift), "synthesis": _synthesis(), "alone": _synthesis()}
     bodies |= {"walk": _walk(), "settle": _settle(), "fragile": _fragile()}
     bodies |= {name: body() for name, body in PICTURE_BODIES.items()}
+    chosen = tuple(task for task in _tasks() if tasks is None or task.name in tasks)
+    runs = {step.graph for task in chosen for step in task.steps}
+    golden = _golden_arrays(GOLDEN_ROWS)
+    golden["mapping.w"] = golden["mapping.w"] + np.float32(shift)
     return write_by_hand(
         folder,
         name=name,
         version=version,
-        graphs=(*_graphs(), *PICTURE_GRAPHS),
+        graphs=tuple(graph for graph in (*_graphs(), *PICTURE_GRAPHS) if graph.name in runs),
         bodies=bodies,
-        tasks=_tasks(),
-        golden=_golden_arrays(GOLDEN_ROWS),
+        tasks=chosen,
+        golden={array: rows for array, rows in golden.items() if array.partition(".")[0] in runs},
     )
 
 
@@ -200,13 +209,14 @@ def _weights(**arrays: np.ndarray) -> list[onnx.TensorProto]:
     return [numpy_helper.from_array(array, name) for name, array in arrays.items()]
 
 
-def _mapping() -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _mapping(shift: float) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     nodes = [
         helper.make_node("Cast", ["label"], ["number"], to=onnx.TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["number", "last"], ["column"]),
-        helper.make_node("Add", ["z", "column"], ["w"]),
+        helper.make_node("Add", ["z", "column"], ["labelled"]),
+        helper.make_node("Add", ["labelled", "shift"], ["w"]),
     ]
-    return nodes, _weights(last=np.array([1], np.int64))
+    return nodes, _weights(last=np.array([1], np.int64), shift=np.array(shift, np.float32))
 
 
 def _paint(source: str) -> list[onnx.NodeProto]:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from ganserve.v1 import media_pb2 as ganserve_dot_v1_dot_media__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ganserve/v1/models.proto\x12\x0bganserve.v1\x1a\x17ganserve/v1/media.proto\"\r\n\x0bListRequest\"9\n\x0cListResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.ganserve.v1.ModelSummary\",\n\nGetRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x9a\x01\n\x0bGetResponse\x12*\n\x07summary\x18\x01 \x01(\x0b\x32\x19.ganserve.v1.ModelSummary\x12 \n\x05tasks\x18\x02 \x03(\x0b\x32\x11.ganserve.v1.Task\x12\x0f\n\x07licence\x18\x03 \x01(\t\x12\x13\n\x0b\x61ttribution\x18\x04 \x01(\t\x12\x17\n\x0fprovenance_json\x18\x05 \x01(\t\"\xdf\x01\n\x0cModelSummary\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.ganserve.v1.ModelState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x37\n\x07\x65ngines\x18\x06 \x03(\x0b\x32&.ganserve.v1.ModelSummary.EnginesEntry\x1a.\n\x0c\x45nginesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb2\x02\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\"\n\x06values\x18\x03 \x03(\x0b\x32\x12.ganserve.v1.Value\x12/\n\x07tensors\x18\x04 \x03(\x0b\x32\x1e.ganserve.v1.Task.TensorsEntry\x12\x0e\n\x06output\x18\x05 \x01(\t\x12$\n\x07latents\x18\x06 \x03(\x0b\x32\x13.ganserve.v1.Latent\x12*\n\ndirections\x18\x07 \x03(\x0b\x32\x16.ganserve.v1.Direction\x12\x0e\n\x06starts\x18\x08 \x03(\t\x1aG\n\x0cTensorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.ganserve.v1.TensorSpec:\x02\x38\x01\"6\n\x06Latent\x12\x0e\n\x06tensor\x18\x01 \x01(\t\x12\x0c\n\x04walk\x18\x02 \x01(\t\x12\x0e\n\x06layers\x18\x03 \x01(\x08\"9\n\tDirection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"/\n\x05Value\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10\x64\x65scription_json\x18\x02 \x01(\t\"E\n\nTensorSpec\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.ganserve.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03*q\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x32\x7f\n\x06Models\x12;\n\x04List\x12\x18.ganserve.v1.ListRequest\x1a\x19.ganserve.v1.ListResponse\x12\x38\n\x03Get\x12\x17.ganserve.v1.GetRequest\x1a\x18.ganserve.v1.GetResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18ganserve/v1/models.proto\x12\x0bganserve.v1\x1a\x17ganserve/v1/media.proto\"\r\n\x0bListRequest\"9\n\x0cListResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.ganserve.v1.ModelSummary\",\n\nGetRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x1c\n\x0bLoadRequest\x12\r\n\x05model\x18\x01 \x01(\t\"9\n\x0cLoadResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.ganserve.v1.ModelSummary\"\x1e\n\rUnloadRequest\x12\r\n\x05model\x18\x01 \x01(\t\";\n\x0eUnloadResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.ganserve.v1.ModelSummary\"\x1e\n\rReloadRequest\x12\r\n\x05model\x18\x01 \x01(\t\";\n\x0eReloadResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.ganserve.v1.ModelSummary\"\x9a\x01\n\x0bGetResponse\x12*\n\x07summary\x18\x01 \x01(\x0b\x32\x19.ganserve.v1.ModelSummary\x12 \n\x05tasks\x18\x02 \x03(\x0b\x32\x11.ganserve.v1.Task\x12\x0f\n\x07licence\x18\x03 \x01(\t\x12\x13\n\x0b\x61ttribution\x18\x04 \x01(\t\x12\x17\n\x0fprovenance_json\x18\x05 \x01(\t\"\xf5\x01\n\x0cModelSummary\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61mily\x18\x03 \x01(\t\x12&\n\x05state\x18\x04 \x01(\x0e\x32\x17.ganserve.v1.ModelState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x37\n\x07\x65ngines\x18\x06 \x03(\x0b\x32&.ganserve.v1.ModelSummary.EnginesEntry\x12\x14\n\x0cweight_bytes\x18\x07 \x01(\x03\x1a.\n\x0c\x45nginesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb2\x02\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\"\n\x06values\x18\x03 \x03(\x0b\x32\x12.ganserve.v1.Value\x12/\n\x07tensors\x18\x04 \x03(\x0b\x32\x1e.ganserve.v1.Task.TensorsEntry\x12\x0e\n\x06output\x18\x05 \x01(\t\x12$\n\x07latents\x18\x06 \x03(\x0b\x32\x13.ganserve.v1.Latent\x12*\n\ndirections\x18\x07 \x03(\x0b\x32\x16.ganserve.v1.Direction\x12\x0e\n\x06starts\x18\x08 \x03(\t\x1aG\n\x0cTensorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.ganserve.v1.TensorSpec:\x02\x38\x01\"6\n\x06Latent\x12\x0e\n\x06tensor\x18\x01 \x01(\t\x12\x0c\n\x04walk\x18\x02 \x01(\t\x12\x0e\n\x06layers\x18\x03 \x01(\x08\"9\n\tDirection\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"/\n\x05Value\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10\x64\x65scription_json\x18\x02 \x01(\t\"E\n\nTensorSpec\x12(\n\tdata_type\x18\x01 \x01(\x0e\x32\x15.ganserve.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03*\xa1\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x18\n\x14MODEL_STATE_UNLOADED\x10\x04\x12\x14\n\x10MODEL_STATE_IDLE\x10\x05\x32\xc2\x02\n\x06Models\x12;\n\x04List\x12\x18.ganserve.v1.ListRequest\x1a\x19.ganserve.v1.ListResponse\x12\x38\n\x03Get\x12\x17.ganserve.v1.GetRequest\x1a\x18.ganserve.v1.GetResponse\x12;\n\x04Load\x12\x18.ganserve.v1.LoadRequest\x1a\x19.ganserve.v1.LoadResponse\x12\x41\n\x06Unload\x12\x1a.ganserve.v1.UnloadRequest\x1a\x1b.ganserve.v1.UnloadResponse\x12\x41\n\x06Reload\x12\x1a.ganserve.v1.ReloadRequest\x1a\x1b.ganserve.v1.ReloadResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,32 +36,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSUMMARY_ENGINESENTRY']._serialized_options = b'8\001'
   _globals['_TASK_TENSORSENTRY']._loaded_options = None
   _globals['_TASK_TENSORSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELSTATE']._serialized_start=1113
-  _globals['_MODELSTATE']._serialized_end=1226
+  _globals['_MODELSTATE']._serialized_start=1411
+  _globals['_MODELSTATE']._serialized_end=1572
   _globals['_LISTREQUEST']._serialized_start=66
   _globals['_LISTREQUEST']._serialized_end=79
   _globals['_LISTRESPONSE']._serialized_start=81
   _globals['_LISTRESPONSE']._serialized_end=138
   _globals['_GETREQUEST']._serialized_start=140
   _globals['_GETREQUEST']._serialized_end=184
-  _globals['_GETRESPONSE']._serialized_start=187
-  _globals['_GETRESPONSE']._serialized_end=341
-  _globals['_MODELSUMMARY']._serialized_start=344
-  _globals['_MODELSUMMARY']._serialized_end=567
-  _globals['_MODELSUMMARY_ENGINESENTRY']._serialized_start=521
-  _globals['_MODELSUMMARY_ENGINESENTRY']._serialized_end=567
-  _globals['_TASK']._serialized_start=570
-  _globals['_TASK']._serialized_end=876
-  _globals['_TASK_TENSORSENTRY']._serialized_start=805
-  _globals['_TASK_TENSORSENTRY']._serialized_end=876
-  _globals['_LATENT']._serialized_start=878
-  _globals['_LATENT']._serialized_end=932
-  _globals['_DIRECTION']._serialized_start=934
-  _globals['_DIRECTION']._serialized_end=991
-  _globals['_VALUE']._serialized_start=993
-  _globals['_VALUE']._serialized_end=1040
-  _globals['_TENSORSPEC']._serialized_start=1042
-  _globals['_TENSORSPEC']._serialized_end=1111
-  _globals['_MODELS']._serialized_start=1228
-  _globals['_MODELS']._serialized_end=1355
+  _globals['_LOADREQUEST']._serialized_start=186
+  _globals['_LOADREQUEST']._serialized_end=214
+  _globals['_LOADRESPONSE']._serialized_start=216
+  _globals['_LOADRESPONSE']._serialized_end=273
+  _globals['_UNLOADREQUEST']._serialized_start=275
+  _globals['_UNLOADREQUEST']._serialized_end=305
+  _globals['_UNLOADRESPONSE']._serialized_start=307
+  _globals['_UNLOADRESPONSE']._serialized_end=366
+  _globals['_RELOADREQUEST']._serialized_start=368
+  _globals['_RELOADREQUEST']._serialized_end=398
+  _globals['_RELOADRESPONSE']._serialized_start=400
+  _globals['_RELOADRESPONSE']._serialized_end=459
+  _globals['_GETRESPONSE']._serialized_start=462
+  _globals['_GETRESPONSE']._serialized_end=616
+  _globals['_MODELSUMMARY']._serialized_start=619
+  _globals['_MODELSUMMARY']._serialized_end=864
+  _globals['_MODELSUMMARY_ENGINESENTRY']._serialized_start=818
+  _globals['_MODELSUMMARY_ENGINESENTRY']._serialized_end=864
+  _globals['_TASK']._serialized_start=867
+  _globals['_TASK']._serialized_end=1173
+  _globals['_TASK_TENSORSENTRY']._serialized_start=1102
+  _globals['_TASK_TENSORSENTRY']._serialized_end=1173
+  _globals['_LATENT']._serialized_start=1175
+  _globals['_LATENT']._serialized_end=1229
+  _globals['_DIRECTION']._serialized_start=1231
+  _globals['_DIRECTION']._serialized_end=1288
+  _globals['_VALUE']._serialized_start=1290
+  _globals['_VALUE']._serialized_end=1337
+  _globals['_TENSORSPEC']._serialized_start=1339
+  _globals['_TENSORSPEC']._serialized_end=1408
+  _globals['_MODELS']._serialized_start=1575
+  _globals['_MODELS']._serialized_end=1897
 # @@protoc_insertion_point(module_scope)

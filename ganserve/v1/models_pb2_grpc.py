@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelsStub:
-    """Models tells what the server can do.
+    """Models tells what the server can do, and changes it while it runs.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,25 @@ class ModelsStub:
                 request_serializer=ganserve_dot_v1_dot_models__pb2.GetRequest.SerializeToString,
                 response_deserializer=ganserve_dot_v1_dot_models__pb2.GetResponse.FromString,
                 _registered_method=True)
+        self.Load = channel.unary_unary(
+                '/ganserve.v1.Models/Load',
+                request_serializer=ganserve_dot_v1_dot_models__pb2.LoadRequest.SerializeToString,
+                response_deserializer=ganserve_dot_v1_dot_models__pb2.LoadResponse.FromString,
+                _registered_method=True)
+        self.Unload = channel.unary_unary(
+                '/ganserve.v1.Models/Unload',
+                request_serializer=ganserve_dot_v1_dot_models__pb2.UnloadRequest.SerializeToString,
+                response_deserializer=ganserve_dot_v1_dot_models__pb2.UnloadResponse.FromString,
+                _registered_method=True)
+        self.Reload = channel.unary_unary(
+                '/ganserve.v1.Models/Reload',
+                request_serializer=ganserve_dot_v1_dot_models__pb2.ReloadRequest.SerializeToString,
+                response_deserializer=ganserve_dot_v1_dot_models__pb2.ReloadResponse.FromString,
+                _registered_method=True)
 
 
 class ModelsServicer:
-    """Models tells what the server can do.
+    """Models tells what the server can do, and changes it while it runs.
     """
 
     def List(self, request, context):
@@ -60,6 +75,29 @@ class ModelsServicer:
 
     def Get(self, request, context):
         """Get describes one model: its tasks, what they read, and where it came from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Load(self, request, context):
+        """Load has a model serve what its folders hold now: new versions, changed ones, and all of it after Unload. What serves already and has
+        not changed is left alone. Each version is loaded and tested beside the one that it replaces; no call fails meanwhile.
+        FAILED_PRECONDITION says what could not be loaded; what served before still does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Unload(self, request, context):
+        """Unload gives a model to no more calls. Those that use it end as they would have; then its memory is given back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reload(self, request, context):
+        """Reload is Load, but everything is loaded anew, changed or not.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +116,21 @@ def add_ModelsServicer_to_server(servicer, server):
                     request_deserializer=ganserve_dot_v1_dot_models__pb2.GetRequest.FromString,
                     response_serializer=ganserve_dot_v1_dot_models__pb2.GetResponse.SerializeToString,
             ),
+            'Load': grpc.unary_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=ganserve_dot_v1_dot_models__pb2.LoadRequest.FromString,
+                    response_serializer=ganserve_dot_v1_dot_models__pb2.LoadResponse.SerializeToString,
+            ),
+            'Unload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Unload,
+                    request_deserializer=ganserve_dot_v1_dot_models__pb2.UnloadRequest.FromString,
+                    response_serializer=ganserve_dot_v1_dot_models__pb2.UnloadResponse.SerializeToString,
+            ),
+            'Reload': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reload,
+                    request_deserializer=ganserve_dot_v1_dot_models__pb2.ReloadRequest.FromString,
+                    response_serializer=ganserve_dot_v1_dot_models__pb2.ReloadResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'ganserve.v1.Models', rpc_method_handlers)
@@ -87,7 +140,7 @@ def add_ModelsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Models:
-    """Models tells what the server can do.
+    """Models tells what the server can do, and changes it while it runs.
     """
 
     @staticmethod
@@ -134,6 +187,87 @@ class Models:
             '/ganserve.v1.Models/Get',
             ganserve_dot_v1_dot_models__pb2.GetRequest.SerializeToString,
             ganserve_dot_v1_dot_models__pb2.GetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ganserve.v1.Models/Load',
+            ganserve_dot_v1_dot_models__pb2.LoadRequest.SerializeToString,
+            ganserve_dot_v1_dot_models__pb2.LoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Unload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ganserve.v1.Models/Unload',
+            ganserve_dot_v1_dot_models__pb2.UnloadRequest.SerializeToString,
+            ganserve_dot_v1_dot_models__pb2.UnloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ganserve.v1.Models/Reload',
+            ganserve_dot_v1_dot_models__pb2.ReloadRequest.SerializeToString,
+            ganserve_dot_v1_dot_models__pb2.ReloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,54 @@
+"""A bundle that a server has found, and what became of it."""
+
+import asyncio
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ganserve.serving.finding import Found, Stamp
+from ganserve.serving.model import Model
+
+State = Literal["loading", "idle", "ready", "failed", "unloaded"]
+
+
+class Entry(msgspec.Struct, eq=False):
+    """A bundle that was found. An ``idle`` one is loaded by its first call.
+
+    ``reason`` says why it does not serve, or in what its model is not what it ought to be.
+    """
+
+    found: Found
+    state: State = "loading"
+    reason: str = ""
+    model: Model | None = None
+    tried: Stamp | None = None
+    """What its folder was like when it was last loaded, or failed to be; None once it has been put away."""
+    failed: bool = False
+    """Whether the last attempt failed; what was there before may serve yet."""
+    gone: bool = False
+    """Whether its folder is there no more."""
+    waiting: int = 0
+    """The calls that wait until it is loaded."""
+    waking: asyncio.Task[None] | None = None
+    """What loads it for them."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.found.name
+
+    @property
+    def version(self) -> int:
+        """The model's version, 0 where it is not known."""
+        return self.found.version
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.found.folder
+
+    @property
+    def able(self) -> bool:
+        """Whether it can answer a call, maybe after it has been loaded."""
+        return self.state in ("ready", "idle")

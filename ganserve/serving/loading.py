@@ -1,0 +1,90 @@
+"""From a folder to a model in memory, off the event loop: verified, given room, loaded, golden-tested and warmed."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+
+from ganserve.bundle import read, weight_bytes
+from ganserve.errors import BundleError
+from ganserve.metrics import Metrics
+from ganserve.plugins import Plugins
+from ganserve.serving.finding import Found
+from ganserve.serving.model import Model, Settings, load_model
+from ganserve.serving.residence import Residence
+
+Evict = Callable[[], bool]
+"""Puts away a model that others need more, and says whether there was one."""
+
+
+class NoRoom(Exception):
+    """What a model takes is not free, and nothing was to make room."""
+
+
+class Loader:
+    """Loads models, which count as residents then."""
+
+    def __init__(self, plugins: Plugins, settings: Settings, metrics: Metrics, residence: Residence) -> None:
+        self._plugins, self._settings, self._metrics, self._residence = plugins, settings, metrics, residence
+
+    async def load(self, found: Found, *, kept: int = 0, evict: Evict | None = None, patient: bool = False) -> Model:
+        """The model of the bundle ``found``, once there is room beside the ``kept`` bytes that stay.
+
+        Without ``evict``, :class:`NoRoom` where it is not free. Who is ``patient`` waits for engines to be built, in a thread that does not
+        keep the process from ending. Raises what :func:`load_model` does and :class:`ganserve.errors.LoadFailed`.
+        """
+        started = time.monotonic()
+        bundle = await asyncio.to_thread(read, found.folder)
+        named = bundle.manifest.name, bundle.manifest.version
+        if named != (found.name, found.version):
+            raise BundleError(
+                f"bundle {found.folder} has become {named[0]} {named[1]} while it was read as {found.name} {found.version}; load it again"
+            )
+        size = sum((await asyncio.to_thread(weight_bytes, bundle)).values())
+        if evict is None and not self._residence.has_room(size):
+            raise NoRoom
+        await self._residence.reserve(size, evict or _nothing, kept)
+        run = _in_a_thread_of_its_own if patient else asyncio.to_thread
+        try:
+            model = await run(lambda: load_model(bundle, self._plugins, self._settings, patient=patient))
+        except BaseException:
+            self._residence.release(size)
+            raise
+        model.size = size
+        self._residence.settle(model)
+        self._metrics.loads.labels(model.name).inc()
+        self._metrics.load_time.labels(model.name).observe(time.monotonic() - started)
+        return model
+
+
+async def _in_a_thread_of_its_own(work: Callable[[], Model]) -> Model:
+    """What ``work`` makes; closed again if nobody waits for it by then."""
+    loop = asyncio.get_running_loop()
+    made: asyncio.Future[Model] = loop.create_future()
+
+    def hand_over(model: Model | None, error: BaseException | None) -> None:
+        if made.cancelled():
+            if model is not None:
+                model.close()
+        elif model is not None:
+            made.set_result(model)
+        elif error is not None:
+            made.set_exception(error)
+
+    def run() -> None:
+        outcome: tuple[Model | None, BaseException | None]
+        try:
+            outcome = work(), None
+        except BaseException as error:
+            outcome = None, error
+        # The loop may have ended, and the process with it.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(hand_over, *outcome)
+
+    threading.Thread(target=run, name="build", daemon=True).start()
+    return await made
+
+
+def _nothing() -> bool:
+    return False
