@@ -113,3 +113,17 @@ def test_running_without_a_gpu_says_what_is_missing_and_what_to_do(tmp_path: Pat
         match=r"needs an NVIDIA GPU of compute capability 8\.0.*no NVIDIA driver.*ganserve compile.*onnxruntime",
     ):
         tensorrt.load(tiny.file, Options(graph=tiny.graph))
+
+
+def test_an_engine_that_the_disk_has_damaged_is_built_anew(tmp_path: Path) -> None:
+    tiny, engine = built(tmp_path)
+    options = Options(graph=tiny.graph, max_rows=16, cache_dir=engine.path.parent)
+    assert not tensorrt.must_build(tiny.file, options)
+    data = bytearray(engine.path.read_bytes())
+    data[len(data) // 2] ^= 1
+    engine.path.write_bytes(bytes(data))
+    assert tensorrt.must_build(tiny.file, options)
+    _, again = built(tmp_path)
+    assert not again.cached
+    assert not tensorrt.must_build(tiny.file, options)
+    assert tensorrt.must_build(tiny.file, msgspec.structs.replace(options, cache_dir=None))

@@ -198,3 +198,10 @@ async def test_the_server_serves_what_it_can_and_lists_why_it_cannot_the_rest(tm
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await sample(generation_pb2.SampleRequest(model="broken", count=1))
         assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_built_engines_are_not_kept_among_bundles(tmp_path: Path) -> None:
+    settings = Settings(cache_dir=tmp_path / "bundles" / "cache")
+    (tmp_path / "bundles").mkdir()
+    with pytest.raises(BundleError, match="engines are never taken from a bundle; choose another --cache-dir"):
+        Repository((tmp_path / "bundles",), installed(), settings, Metrics())

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ganserve import hookimpl
-from ganserve.engines import Options, Value, check_run
+from ganserve.engines import Options, Value, cache, check_run
 from ganserve.errors import EngineError
 from ganserve.spec import Engine, Graph
 
@@ -132,7 +132,8 @@ def _providers(options: Options, provider: str, device_id: int) -> list[Any]:
     if provider == TENSORRT:
         settings["trt_fp16_enable"] = options.precision == "fp16"
         if options.cache_dir is not None:
-            settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(options.cache_dir)}
+            folder = cache.private_folder(options.cache_dir / "onnxruntime")
+            settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(folder)}
     return [(provider, settings), CPU]
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ganserve import hookimpl
-from ganserve.engines import Options, Value, check_run
+from ganserve.engines import Options, Value, cache, check_run
 from ganserve.errors import EngineError
 from ganserve.spec import Engine
 
@@ -101,7 +101,7 @@ class OpenVinoSession:
             # Threads that stay where the process may run: the server's other threads share these cores.
             self._settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
         if options.cache_dir is not None:
-            self._settings["CACHE_DIR"] = str(options.cache_dir)
+            self._settings["CACHE_DIR"] = str(cache.private_folder(options.cache_dir / "openvino"))
         self._free = any(isinstance(size, str) for tensor in self._graph.inputs for size in tensor.shape)
         if self._free and self._device == "CPU":
             self._settings["CPU_RUNTIME_CACHE_CAPACITY"] = _RUNTIME_CACHE

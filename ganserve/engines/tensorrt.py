@@ -6,11 +6,9 @@ what they were made from and never taken from anyone else: they are code.
 
 import hashlib
 import importlib
-import os
-import stat
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import onnx
 from onnx.external_data_helper import ExternalDataInfo
 
 from ganserve import hookimpl
-from ganserve.engines import Options, Value, check_run, cuda
+from ganserve.engines import Options, Value, cache, check_run, cuda
 from ganserve.errors import EngineError
 from ganserve.spec import Engine, Tensor
 
@@ -29,8 +27,6 @@ PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 
 TYPICAL_ROWS = 8
 """The batch that an engine is tuned for, among those it accepts."""
-
-_OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
 
 
 @hookimpl
@@ -42,6 +38,7 @@ def ganserve_engines() -> Iterable[Engine]:
             summary="TensorRT or TensorRT RTX on an NVIDIA GPU; built on first use and kept",
             available="ganserve.engines.tensorrt:available",
             load="ganserve.engines.tensorrt:load",
+            must_build="ganserve.engines.tensorrt:must_build",
         )
     ]
 
@@ -78,13 +75,14 @@ def compile(graph_file: Path, folder: Path, options: Options) -> Built:  # noqa:
     Free axes take sizes up to ``options.max_side``. Needs no GPU with TensorRT RTX. The file is the owner's alone and named after
     all that the engine depends on. Raises :class:`EngineError` with TensorRT's own messages.
     """
-    trt = _tensorrt()
-    builder = f"{trt.__name__} {trt.__version__}"
-    path = folder / f"{_key(graph_file, options, builder)}.engine"
-    cached = _trusted(path)
-    if not cached:
-        _write(path, _build(trt, graph_file, options))
+    path, builder = _place(graph_file, folder, options)
+    _, cached = _kept(path, graph_file, options)
     return Built(path=path, size=path.stat().st_size, builder=builder, cached=cached)
+
+
+def must_build(graph_file: Path, options: Options) -> bool:
+    """Whether :func:`load` would build, which takes minutes for a large graph, rather than find what was built."""
+    return options.cache_dir is None or cache.read(_place(graph_file, options.cache_dir, options)[0]) is None
 
 
 def load(graph_file: Path, options: Options) -> "TensorRtSession":
@@ -108,7 +106,8 @@ class TensorRtSession:
         if options.cache_dir is None:
             plan = _build(trt, graph_file, options)
         else:
-            plan = compile(graph_file, options.cache_dir, options).path.read_bytes()
+            path, _ = _place(graph_file, options.cache_dir, options)
+            plan, _ = _kept(path, graph_file, options)
         log = _log(trt)
         # The engine needs its runtime, and the context its engine, for as long as they live.
         self._runtime: Any = trt.Runtime(log)
@@ -160,11 +159,27 @@ class TensorRtSession:
             self._context = self._engine = self._runtime = None
 
 
+def _kept(path: Path, graph_file: Path, options: Options) -> tuple[bytes, bool]:
+    """The engine that is kept at ``path``, or a new one, which is kept there then; and whether it was there."""
+    if (kept := cache.read(path)) is not None:
+        return kept, True
+    plan = _build(_tensorrt(), graph_file, options)
+    cache.write(path, plan)
+    return plan, False
+
+
+def _place(graph_file: Path, folder: Path, options: Options) -> tuple[Path, str]:
+    """Where in ``folder`` the engine of ``graph_file`` is kept, and which package builds it."""
+    trt = _tensorrt()
+    builder = f"{trt.__name__} {trt.__version__}"
+    return folder / f"{_key(graph_file, options, builder)}.engine", builder
+
+
 def _device(options: Options) -> cuda.Device:
     return cuda.device(int(options.device.partition(":")[2] or 0))
 
 
-@cache
+@once
 def _tensorrt() -> Any:
     for package in PACKAGES:
         try:
@@ -176,7 +191,7 @@ def _tensorrt() -> Any:
     )
 
 
-@cache
+@once
 def _log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
         """Keeps TensorRT's errors for the exception that follows them."""
@@ -265,24 +280,3 @@ def _external_files(graph_file: Path) -> list[Path]:
         if tensor.data_location == onnx.TensorProto.EXTERNAL
     }
     return [graph_file.parent / name for name in sorted(names)]
-
-
-def _trusted(path: Path) -> bool:
-    """Whether ``path`` is a plain file that only this user can have written."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) == _OWNER_ONLY
-
-
-def _write(path: Path, plan: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(plan)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

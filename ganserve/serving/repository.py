@@ -8,7 +8,7 @@ model at a time and beside what serves.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,7 +46,13 @@ class Repository:
         lifecycle: Lifecycle | None = None,
         forget: Callable[[Model], None] = lambda model: None,
     ) -> None:
-        """Look what there is; :class:`ganserve.errors.BundleError` for a root that is no folder."""
+        """Look what there is; :class:`BundleError` for a root that is no folder, and for built engines kept below one."""
+        if settings.cache_dir is not None and any(
+            settings.cache_dir.resolve().is_relative_to(root.resolve()) for root in roots
+        ):
+            raise BundleError(
+                f"{settings.cache_dir} would keep built engines among bundles, and engines are never taken from a bundle; choose another --cache-dir"
+            )
         self._lifecycle = lifecycle or Lifecycle()
         self._roots, self._metrics = roots, metrics
         self._residence = Residence(self._lifecycle.max_model_bytes, metrics, forget)
@@ -168,10 +174,10 @@ class Repository:
         for key in [key for key in self._serving if key[0] == name and key not in models]:
             del self._serving[key]
         self._serving.update(models)
-        self._tell_engines(name, [model for _, model in sorted(models.items(), key=lambda item: item[0])])
+        self._tell_engines(name, models.values())
         self.on_change(name)
 
-    def _tell_engines(self, name: str, models: Sequence[Model]) -> None:
+    def _tell_engines(self, name: str, models: Iterable[Model]) -> None:
         used = {(name, graph, loaded.engine) for model in models for graph, loaded in model.graphs.items()}
         for labels in self._engines.pop(name, set()) - used:
             self._metrics.engine_in_use.remove(*labels)
