@@ -362,6 +362,24 @@ async def test_the_model_not_called_for_longest_makes_room(three: Path, size: in
     assert count(metrics, "model_bytes") == 0
 
 
+async def test_a_start_fills_the_room_and_puts_nothing_away_again(tmp_path: Path, size: int) -> None:
+    metrics = Metrics()
+    write(tmp_path / "a", name="a")
+    for version in (1, 2):
+        write(tmp_path / "z" / str(version), name="z", version=version)
+    repository = make(tmp_path, metrics, max_model_bytes=2 * size)
+    await repository.start()
+    assert states(repository) == [("a", 1, "ready"), ("z", 1, "idle"), ("z", 2, "ready")]
+    assert repository.get("z").manifest.version == 2
+    write(tmp_path / "z" / "3", name="z", version=3)
+    await repository.refresh()
+    await repository.refresh()
+    assert repository.get("z").manifest.version == 3, "what takes over is given room"
+    assert count(metrics, "model_bytes") == 2 * size
+    assert (await repository.use("z", 1)).manifest.version == 1
+    await repository.close()
+
+
 async def test_room_is_made_only_when_the_last_call_has_ended(three: Path, size: int) -> None:
     metrics = Metrics()
     repository = make(three, metrics, max_model_bytes=size, lazy=True)

@@ -44,7 +44,9 @@ class Loader:
         size = sum((await asyncio.to_thread(weight_bytes, bundle)).values())
         if evict is None and not self._residence.has_room(size):
             raise NoRoom
+        read_seconds = time.monotonic() - started
         await self._residence.reserve(size, evict or _nothing, kept)
+        started = time.monotonic() - read_seconds
         run = _in_a_thread_of_its_own if patient else asyncio.to_thread
         try:
             model = await run(lambda: load_model(bundle, self._plugins, self._settings, patient=patient))

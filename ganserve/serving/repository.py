@@ -1,19 +1,18 @@
-"""The models of a server: which bundles were found, which of them serve, and why the others do not.
+"""The models of a server: which bundles serve, which come, go and take over from one another, and why the others do not serve.
 
-What calls see changes in one place, :meth:`Repository._publish`, on the event loop and without a pause: a call gets the old model or
-the new one and keeps it to its end. Everything slow (looking at folders, loading, closing) happens in threads, one change of a
-model at a time and beside what serves.
+Everything slow (looking at folders, loading, closing) happens in threads, one change of a model at a time and beside what serves. What
+calls see is :mod:`ganserve.serving.register`'s; what is in memory, :mod:`ganserve.serving.residence`'s.
 """
 
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ganserve.errors import BundleError, GanserveError, LoadFailed, NotFound, Unavailable
+from ganserve.errors import BundleError, GanserveError, LoadFailed
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
 from ganserve.serving.entry import Entry, State
@@ -21,6 +20,7 @@ from ganserve.serving.finding import Found, find, key_of
 from ganserve.serving.loading import Loader, NoRoom
 from ganserve.serving.model import Model, Settings
 from ganserve.serving.policy import Lifecycle
+from ganserve.serving.register import Register
 from ganserve.serving.residence import Residence
 
 log = logging.getLogger(__name__)
@@ -30,11 +30,10 @@ T = TypeVar("T")
 UNLOADED = "it was unloaded; Models.Load brings it back"
 
 
-class Repository:
+class Repository(Register):
     """Bundles below some folders: each folder is a bundle, or holds bundles, or holds folders of numbered versions.
 
-    Used on one event loop. ``forget`` is told of a model that no call uses any more; ``on_change``, which the owner may set, of each
-    name whose state may have changed.
+    ``forget`` is told of a model that no call uses any more.
     """
 
     def __init__(
@@ -53,45 +52,17 @@ class Repository:
             raise BundleError(
                 f"{settings.cache_dir} would keep built engines among bundles, and engines are never taken from a bundle; choose another --cache-dir"
             )
+        self._found = find(roots, {})
+        super().__init__(self._found, metrics)
         self._lifecycle = lifecycle or Lifecycle()
-        self._roots, self._metrics = roots, metrics
+        self._roots = roots
         self._residence = Residence(self._lifecycle.max_model_bytes, metrics, forget)
         self._loader = Loader(plugins, settings, metrics, self._residence)
-        self._found = find(roots, {})
-        self._entries = [Entry(found) for found in self._found]
-        self._serving: dict[tuple[str, int], Model] = {}
-        self._engines: dict[str, set[tuple[str, str, str]]] = {}
         self._off: set[str] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._work: set[asyncio.Task[Any]] = set()
         self._builds: set[asyncio.Task[Any]] = set()
         self._stopping = False
-        self.on_change: Callable[[str], None] = lambda name: None
-
-    def __iter__(self) -> Iterator[Entry]:
-        """Every bundle that was found, by name and version."""
-        return iter(sorted(self._entries, key=lambda entry: (entry.name, entry.version)))
-
-    def entries(self, name: str) -> list[Entry]:
-        """The versions of the model ``name``; :class:`NotFound` if there are none."""
-        if not (entries := [entry for entry in self if entry.name == name]):
-            names = ", ".join(sorted({entry.name for entry in self})) or "none"
-            raise NotFound(f"there is no model {name!r}; there are {names}")
-        return entries
-
-    def entry(self, model: Model) -> Entry:
-        """The entry that ``model`` serves for."""
-        return next(entry for entry in self._entries if entry.model is model)
-
-    def serves(self, name: str) -> bool:
-        """Whether some version of the model ``name`` can answer, maybe after it has been loaded."""
-        return any(entry.name == name and entry.able for entry in self._entries)
-
-    def get(self, name: str, version: int = 0) -> Model:
-        """The model ``name``, its latest version for 0, if it is loaded. :class:`NotFound`, or :class:`Unavailable` with the reason."""
-        if (model := self._serving.get((name, version))) is None:
-            raise self._absence(name, version)
-        return model
 
     async def use(self, name: str, version: int = 0) -> Model:
         """What :meth:`get` gives, but an idle model is loaded first. Call :meth:`Model.begin` before anything is awaited."""
@@ -147,45 +118,6 @@ class Repository:
             build.cancel()
         await asyncio.gather(*self._work, *self._builds, return_exceptions=True)
         await self._residence.close()
-
-    # From here on: what calls are told.
-
-    def _meant(self, name: str, version: int) -> Entry | None:
-        """The entry that answers to ``name`` and ``version``, or else one that ought to."""
-        entries = [entry for entry in self if entry.name == name and version in (0, entry.version)]
-        able = [entry for entry in entries if entry.able]
-        return next(reversed(able or entries), None)
-
-    def _absence(self, name: str, version: int) -> NotFound | Unavailable:
-        entry = self._meant(name, version)
-        if entry is not None:
-            return Unavailable(f"model {name!r} is {entry.state}{': ' if entry.reason else ''}{entry.reason}")
-        if versions := sorted({entry.version for entry in self._entries if entry.name == name}):
-            return NotFound(f"model {name!r} has no version {version}; there are {', '.join(map(str, versions))}")
-        names = ", ".join(sorted({entry.name for entry in self._entries})) or "none"
-        return NotFound(f"there is no model {name!r}; there are {names}")
-
-    def _publish(self, name: str) -> None:
-        """Give calls from now on what the entries of ``name`` hold."""
-        able = [entry for entry in self if entry.name == name and entry.able]
-        models = {(name, entry.version): entry.model for entry in able if entry.model is not None}
-        if able and able[-1].model is not None:
-            models[name, 0] = able[-1].model
-        for key in [key for key in self._serving if key[0] == name and key not in models]:
-            del self._serving[key]
-        self._serving.update(models)
-        self._tell_engines(name, models.values())
-        self.on_change(name)
-
-    def _tell_engines(self, name: str, models: Iterable[Model]) -> None:
-        used = {(name, graph, loaded.engine) for model in models for graph, loaded in model.graphs.items()}
-        for labels in self._engines.pop(name, set()) - used:
-            self._metrics.engine_in_use.remove(*labels)
-        for labels in used:
-            self._metrics.engine_in_use.labels(*labels).set(1)
-        self._engines[name] = used
-
-    # What the folders hold, against what is loaded.
 
     async def _look(self) -> list[Found]:
         return await asyncio.to_thread(find, self._roots, {one.folder: one for one in self._found})
@@ -243,7 +175,7 @@ class Repository:
             if not wanted and self._may_sleep(entry):
                 entry.state = "idle"
             elif force or entry.tried != entry.found.stamp or (wanted and entry.failed):
-                await self._bring(entry, evict=wanted or self._is_loaded(name))
+                await self._bring(entry, evict=wanted or self._takes_over(entry))
                 failed += [entry] if entry.failed else []
             if entry.able:
                 kept.append(entry)
@@ -259,6 +191,11 @@ class Repository:
         if entry.model is not None or entry.found.reason or (entry.failed and entry.tried == entry.found.stamp):
             return False
         return entry.state == "idle" or (self._lifecycle.lazy and not self._is_loaded(entry.name))
+
+    def _takes_over(self, entry: Entry) -> bool:
+        """Whether ``entry`` would be what calls get that name no version, in the place of what they get now."""
+        now = self._serving.get((entry.name, 0))
+        return now is not None and now.manifest.version <= entry.version
 
     def _is_loaded(self, name: str) -> bool:
         return any(entry.name == name and entry.model is not None for entry in self._entries)

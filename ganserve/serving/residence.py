@@ -83,8 +83,10 @@ class Residence:
 
     async def close(self) -> None:
         """Close all models, whoever uses them."""
-        for leaving in self._leaving.values():
-            leaving.cancel()
+        leaving = list(self._leaving.values())
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
         for model in list(self._models):
             await self._close(model)
 

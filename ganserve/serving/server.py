@@ -245,7 +245,8 @@ async def _stop_at_once(signals: asyncio.Queue[int]) -> None:
 
 async def _announce(server: Server) -> None:
     await server.ready.wait()
-    # What has been loaded stays: without this the collector walks all of it again and again, in the middle of calls.
+    # What has been loaded mostly stays: without this the collector walks all of it again and again, in the middle of calls. A model that is
+    # put away later needs no collector, for nothing in it refers to itself; one that is loaded later is small beside all that is frozen.
     gc.collect()
     gc.freeze()
     states = [f"{entry.name} {entry.version or ''} {entry.state}".replace("  ", " ") for entry in server.repository]
