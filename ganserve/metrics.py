@@ -1,16 +1,17 @@
 """Every Prometheus series, in one table. ``docs/metrics.md`` is generated from it.
 
-Called from the interceptor (requests, latency), the executor (batches) and the repository (loading) only. Labels hold names
-that the operator chose, never a caller's text.
+Called from the interceptor (requests, latency), the executor (batches), calls (rows) and the repository (loading) only. Labels
+hold names that the operator chose, never a caller's text. The same observations fill ``statistics``, which tell versions apart.
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from ganserve import __version__
+from ganserve.statistics import Statistics
 
 if TYPE_CHECKING:
     from ganserve.serving.batcher import Batch
@@ -30,6 +31,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._children: dict[tuple[Any, tuple[str, ...]], Any] = {}
+        self.statistics = Statistics()
         self.requests = Counter("ganserve_requests", "Finished calls.", ("model", "task", "code"), registry=registry)
         self.latency = Histogram(
             "ganserve_latency_seconds",
@@ -67,7 +69,9 @@ class Metrics:
             "ganserve_rejected_requests", "Calls refused before anything was computed.", ("reason",), registry=registry
         )
         self.stream_frames = Gauge(
-            "ganserve_stream_frames", "Frames of streams that have been read and not answered.", registry=registry
+            "ganserve_stream_frames",
+            "Frames and requests of streams that have been read and not answered.",
+            registry=registry,
         )
         self.cancelled_rows = Counter(
             "ganserve_cancelled_rows", "Rows never run because their caller had gone.", registry=registry
@@ -128,6 +132,17 @@ class Metrics:
         """Read a device's waiting rows whenever Prometheus asks."""
         self.queue_rows.labels(device).set_function(rows)
 
+    def observe_request(self, model: str, version: int, task: str, code: str, seconds: float) -> None:
+        """Record a request that has ended with the status ``code``; version 0 if it ran no model."""
+        self.child(self.requests, model, task, code).inc()
+        self.child(self.latency, model, task).observe(seconds)
+        if version:
+            self.statistics.of(model, version).request(code == "OK", seconds)
+
+    def observe_call(self, model: str, version: int, rows: int, seconds: Mapping[str, float]) -> None:
+        """Record a call that has given all its ``rows``, after these ``seconds`` by part."""
+        self.statistics.of(model, version).call(rows, seconds)
+
     def observe_batch(self, batch: "Batch") -> None:
         """Record one batch that has run."""
         model, engine = batch.stage.model, batch.stage.engine
@@ -136,3 +151,4 @@ class Metrics:
             queue_time.observe(batch.taken - piece.job.submitted)
         self.child(self.batch_rows, model).observe(batch.rows)
         self.child(self.engine_time, model, engine).observe(batch.seconds)
+        self.statistics.of(model, batch.stage.version).batch(batch.rows, batch.seconds)

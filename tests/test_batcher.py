@@ -21,6 +21,7 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
 
     max_rows: int
     model: str = "model"
+    version: int = 1
     engine: str = "engine"
 
     def run(self, feeds: Arrays) -> Arrays:

@@ -47,7 +47,7 @@ TUTORIAL = DOCS / "tutorial-family.md"
 
 RUN = (
     ROOT / "README.md",
-    *(DOCS / f"{name}.md" for name in ("client", "serving", "bundles", "seeds", "latents", "inversion")),
+    *(DOCS / f"{name}.md" for name in ("client", "serving", "bundles", "seeds", "latents", "inversion", "oip")),
 )
 """Pages whose Python examples are run, against a server that has the models that they name."""
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="ne
 class Stage:
     """A stage whose batches take a second of the clock it carries."""
 
-    model, engine, max_rows = "model", "engine", 4
+    model, version, engine, max_rows = "model", 1, "engine", 4
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -695,6 +695,7 @@ async def test_reflection_lists_the_services(one: Up) -> None:
             "ganserve.v1.Models",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
+            "inference.GRPCInferenceService",
         }
 
 

@@ -1,9 +1,10 @@
-"""Regenerates ganserve/v1 from protos/, and checks the protos: lint, breaking changes, stubs in step.
+"""Regenerates ganserve/v1 and ganserve/inference from protos/, and checks the protos: lint, breaking changes, stubs in step.
 
 ``python -m tools.protos`` writes; ``--check`` fails if it would write anything, if ``buf lint`` finds fault, or if the protos
 break a client built from the committed descriptor image (``--accept`` replaces that image after a release).
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,19 +14,32 @@ import click
 
 ROOT = Path(__file__).parent.parent
 IMAGE = ROOT / "protos" / "released.binpb"
-SOURCES = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos").rglob("*.proto"))
+SOURCES = sorted(str(path.relative_to(ROOT / "protos")) for path in (ROOT / "protos" / "ganserve").rglob("*.proto"))
 SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
+
+INFERENCE = "inference/open_inference.proto"
+"""A protocol that others have stubs of, too: :mod:`ganserve.inference` makes its messages of this one's descriptors."""
+DESCRIPTORS, TYPES = "ganserve/inference/descriptors.binpb", "ganserve/inference/messages.pyi"
 
 
 def generate(out: Path) -> None:
     """Write the stubs of every proto below ``out``."""
     flags = [f"--{kind}={out}" for kind in ("python_out", "pyi_out", "grpc_python_out")]
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", *flags, *SOURCES], cwd=ROOT, check=True)
+    _protoc(*flags, *SOURCES)
+    (out / DESCRIPTORS).parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        _protoc(f"--descriptor_set_out={out / DESCRIPTORS}", f"--pyi_out={folder}", INFERENCE)
+        shutil.copy(Path(folder, INFERENCE.replace(".proto", "_pb2.pyi")), out / TYPES)
+
+
+def _protoc(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", *arguments], cwd=ROOT, check=True)
 
 
 def differing(out: Path) -> list[str]:
     """The stubs that differ between ``out`` and the repository."""
     names = [source.removesuffix(".proto") + suffix for source in SOURCES for suffix in SUFFIXES]
+    names += [DESCRIPTORS, TYPES]
     return [
         name for name in names if not (ROOT / name).exists() or (ROOT / name).read_bytes() != (out / name).read_bytes()
     ]

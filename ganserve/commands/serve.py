@@ -107,7 +107,7 @@ LEVELS = ("debug", "info", "warning", "error")
     type=click.IntRange(min=1),
     default=8,
     show_default=True,
-    help="The most frames of one TranslateStream that are read and not answered.",
+    help="The most frames of one TranslateStream, and requests of one ModelStreamInfer, that are read and not answered.",
 )
 @click.option(
     "--grace",

@@ -45,6 +45,10 @@ class Stage(Protocol):
         """The model's name, for metrics."""
 
     @property
+    def version(self) -> int:
+        """The model's version, for metrics."""
+
+    @property
     def engine(self) -> str:
         """The engine's name, for metrics."""
 
@@ -96,10 +100,8 @@ class Job:
         self.stage, self.feeds, self.rows, self.caller = stage, feeds, rows, caller
         self.deliver, self.fail, self.deadline = deliver, fail, deadline
         self.taken, self.most_rows = 0, most_rows or stage.max_rows
-        self.cancelled = False
-        self.ended = False
-        self.submitted = 0.0
-        self.number = 0
+        self.cancelled = self.ended = False
+        self.submitted, self.number = 0.0, 0
         self.line: _Line | None = None
 
     @property

@@ -76,16 +76,19 @@ class Workers(msgspec.Struct, frozen=True):
 
 
 class Way:
-    """The way from an ask to some of its tensors: planned, and nothing was given in vain; else making one raises :class:`InvalidArgument`."""
+    """The way from an ask to some of its tensors: planned, and nothing was given in vain; else making one raises :class:`InvalidArgument`.
 
-    def __init__(self, ask: Ask, wanted: frozenset[str], workers: Workers) -> None:
+    ``times`` is added to as its rows are made; ways of one request may share it.
+    """
+
+    def __init__(self, ask: Ask, wanted: frozenset[str], workers: Workers, times: Times | None = None) -> None:
         self._ask, self._executor = ask, workers.executor
         values = (*ask.values, SEED) if ask.draws else tuple(ask.values)
         edited = frozenset(ask.task.directions[name].direction.tensor for name in ask.directions)
         self.plan: Plan = ask.model.plan(ask.task.task, frozenset(ask.tensors), values, wanted, edited)
         self._refuse_unused()
         self.seeds = self._choose_seeds()
-        self.times = Times()
+        self.times = times or Times()
 
     def decode(self, have: Container[str]) -> dict[str, np.ndarray]:
         """The tensors that codecs make of the ask's values, but those in ``have``; and how far its latents are moved.
@@ -170,13 +173,12 @@ class Way:
 class Call:
     """An :class:`Ask` that has been checked. Making one raises :class:`InvalidArgument`; nothing has been computed then."""
 
-    def __init__(self, ask: Ask, workers: Workers) -> None:
+    def __init__(self, ask: Ask, workers: Workers, times: Times | None = None) -> None:
         self._ask, self._workers = ask, workers
-        task = ask.task.task
         self._encoder: Encoder = ask.task.encoder
         self._options = self._encoder.check(ask.encode)
-        self._output = task.output.tensor
-        self._way = Way(ask, frozenset((self._output, *ask.returns)), workers)
+        self._output = ask.task.task.output.tensor
+        self._way = Way(ask, frozenset((self._output, *ask.returns)), workers, times)
         self.plan, self.seeds = self._way.plan, self._way.seeds
         self.frames: dict[str, Frame] = {}
         self.decode_seconds = 0.0
@@ -254,14 +256,9 @@ class Call:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds spent so far: decoding pictures (where there are any), in the queue, on the engine, encoding, and in all."""
-        total = time.monotonic() - self._started
-        return {
-            **({"decode": self.decode_seconds} if self.frames else {}),
-            "queue": self._way.times.queue,
-            "engine": self._way.times.engine,
-            "encode": self.encode_seconds,
-            "total": total,
-        }
+        total, times = time.monotonic() - self._started, self._way.times
+        decode = {"decode": self.decode_seconds} if self.frames else {}
+        return decode | {"queue": times.queue, "engine": times.engine, "encode": self.encode_seconds, "total": total}
 
     def results(self) -> "Results":
         """The rows in order, each as soon as it and those before it are there. Close it when the caller goes.
@@ -288,6 +285,10 @@ class Call:
         """The results that are there with ``made``."""
         piece = made if self._tiles is None else await self._in_pool(self._tiles.add, made, self._whole)
         return [] if piece is None else await self._encode(piece)
+
+    def _done(self) -> None:
+        manifest = self._ask.model.manifest
+        self._workers.metrics.observe_call(manifest.name, manifest.version, self._ask.rows, self.seconds)
 
     async def _in_pool(self, work: Callable[[*Given], T], *given: *Given) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._workers.pool, work, *given)
@@ -384,7 +385,9 @@ class Results:
             while self._wanted not in self._ready:
                 for result in await self._call._finish(await anext(self._flow)):
                     self._ready[result.row] = result
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StopAsyncIteration):
+                self._call._done()
             await self.aclose()
             raise
         self._wanted += 1

@@ -16,7 +16,7 @@ import numpy as np
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask, Call, Result, Way, Workers
 from ganserve.serving.model import LoadedTask
-from ganserve.serving.runner import Flow
+from ganserve.serving.runner import Flow, Times
 from ganserve.serving.told import told_by
 
 Field: TypeAlias = Callable[[str], str]
@@ -46,11 +46,14 @@ class _Group(msgspec.Struct, frozen=True, eq=False):
 class Points:
     """Points of the latent ``tensor``. Making them raises :class:`InvalidArgument` about each that cannot be; nothing has been computed then.
 
-    ``ask`` is that of the images, for the same model and task: the points are its caller's.
+    ``ask`` is that of the images, for the same model and task: the points are its caller's. ``times`` is added to as they are made.
     """
 
-    def __init__(self, ask: Ask, tensor: str, sources: Sequence[Source], workers: Workers) -> None:
+    def __init__(
+        self, ask: Ask, tensor: str, sources: Sequence[Source], workers: Workers, times: Times | None = None
+    ) -> None:
         self._ask, self._tensor, self._sources, self._workers = ask, tensor, sources, workers
+        self._times = times
         kinds: dict[tuple[bool, frozenset[str]], list[int]] = {}
         for place, source in enumerate(sources):
             kinds.setdefault((source.tensor is None, frozenset(source.values)), []).append(place)
@@ -76,10 +79,6 @@ class Points:
     def bit_exact(self) -> bool:
         """Whether the same points are the same bits next time."""
         return all(group.way.plan.bit_exact for group in self._groups)
-
-    def seconds(self, part: str) -> float:
-        """Seconds spent so far in ``part``: queue or engine."""
-        return float(sum(getattr(group.way.times, part) for group in self._groups))
 
     async def rows(self) -> np.ndarray:
         """The latents ``[points, ...]``, made once; what still waits is dropped when the caller goes."""
@@ -119,7 +118,7 @@ class Points:
             deadline=self._ask.deadline,
         )
         with told_by(partial(self._field, places)):
-            way = Way(ask, frozenset((self._tensor,)), self._workers)
+            way = Way(ask, frozenset((self._tensor,)), self._workers, self._times)
             return _Group(places, way, {**ask.tensors, **way.decode(ask.tensors)})
 
     def _field(self, places: Sequence[int], name: str) -> str:
@@ -149,11 +148,12 @@ class Composition:
         workers: Workers,
     ) -> None:
         self._rows, self._tensor, self._compose, self._field, self._workers = ask.rows, tensor, compose, field, workers
-        self._points = Points(ask, tensor, sources, workers)
+        times = Times()
+        self._points = Points(ask, tensor, sources, workers, times)
         unknown = np.broadcast_to(np.float32(0), (ask.rows, *latent_shape(ask.task, tensor)))
         ask.tensors = {**ask.tensors, tensor: unknown}
         with told_by(field):
-            self._call = Call(ask, workers)
+            self._call = Call(ask, workers, times)
             self._call.decode()
 
     @property
@@ -169,8 +169,7 @@ class Composition:
     @property
     def seconds(self) -> dict[str, float]:
         """Seconds spent so far, those of the points with those of the images."""
-        seconds = self._call.seconds
-        return seconds | {part: seconds[part] + self._points.seconds(part) for part in ("queue", "engine")}
+        return self._call.seconds
 
     def most_reply_bytes(self) -> int | None:
         """An upper bound of what all images take in a reply; None where a size is known only afterwards."""

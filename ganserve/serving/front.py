@@ -45,7 +45,7 @@ class Front:
         model = await self._repository.use(request.model, request.version)
         task = model.task(request.task, kind)
         model.begin()
-        note_target(model.name, task.task.name, model.end)
+        note_target(model.name, task.task.name, model.manifest.version, model.end)
         return model, task
 
     def _admit(self, ask: Ask, context: grpc.aio.ServicerContext) -> None:

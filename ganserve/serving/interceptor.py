@@ -14,11 +14,13 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import grpc
+import msgspec
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from ganserve import inference
 from ganserve.codecs import MOST_VIOLATIONS
 from ganserve.errors import InternalError, InvalidArgument, QueueFull, RequestError, Unavailable
 from ganserve.metrics import Metrics
@@ -33,28 +35,43 @@ Parse: TypeAlias = Callable[[bytes], Message]
 # A status travels in a trailer, of which clients accept 8 KiB, and takes up to three times its length there.
 _MESSAGE_BYTES, _FIELD_BYTES, _DESCRIPTION_BYTES = 800, 80, 240
 
+PROBES = tuple(f"/{inference.SERVICE}/{name}" for name in ("ServerLive", "ServerReady", "ModelReady"))
+"""Methods that answer while a server starts or drains: they tell whether it does."""
 
-class Watch:
-    """What the interceptor knows of a running call: since when, which model and task it has found, and what to do when it has ended."""
+_WATCHED = ("/ganserve.", f"/{inference.SERVICE}/")
 
-    __slots__ = ("ended", "model", "started", "task")
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.model = self.task = "unknown"
-        self.ended: Callable[[], None] | None = None
+class Watch(msgspec.Struct):
+    """A request that is being served: when it came, and what it has found so far.
+
+    One that ``is_stream`` is a connection for requests which are watched on their own, and not counted itself. ``ended`` is called when
+    nothing of it runs any more.
+    """
+
+    started: float
+    model: str = "unknown"
+    version: int = 0
+    task: str = "unknown"
+    is_stream: bool = False
+    ended: Callable[[], None] | None = None
 
 
 _watch: ContextVar[Watch] = ContextVar("watch")
 
 
-def note_target(model: str, task: str, ended: Callable[[], None] | None = None) -> None:
+def note_target(model: str, task: str, version: int = 0, ended: Callable[[], None] | None = None) -> None:
     """Tell the interceptor which model and task the running call has found; until then metrics call both ``unknown``.
 
-    ``ended`` is called when nothing of the call runs any more, however it ended.
+    A call that runs the model tells its ``version`` too, by which statistics are kept, and what to call when nothing of it runs any more,
+    however it ended.
     """
     watch = _watch.get()
-    watch.model, watch.task, watch.ended = model, task, ended
+    watch.model, watch.task, watch.version, watch.ended = model, task, version, ended
+
+
+def note_stream() -> None:
+    """Tell the interceptor that the running call brings requests which are watched one by one."""
+    _watch.get().is_stream = True
 
 
 def status_of(error: RequestError) -> status_pb2.Status:
@@ -83,9 +100,9 @@ def status_of(error: RequestError) -> status_pb2.Status:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Wraps every call of the ``ganserve`` services.
+    """Wraps every call of the services that run models.
 
-    While ``accepting`` is false, they answer UNAVAILABLE; ``idle`` is set while none of them runs.
+    While ``accepting`` is false, they answer UNAVAILABLE, all but :data:`PROBES`; ``idle`` is set while none of them runs.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -105,7 +122,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if (known := self._wrapped.get(details.method)) is not None:
             return known
         handler = await continuation(details)
-        if handler is None or not details.method.startswith("/ganserve."):
+        if handler is None or not details.method.startswith(_WATCHED) or details.method in PROBES:
             return handler
         wrapped = self._wrapped[details.method] = self._wrap(handler)
         return wrapped
@@ -130,14 +147,14 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _unary(self, inner: Callable[..., Awaitable[Message]], parse: Parse) -> Callable[..., Awaitable[Message]]:
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> Message:
-            watch = self._start()
+            watch = self.start()
             try:
-                self._check_open()
+                self.check_open()
                 reply = await inner(_parsed(parse, data), context)
             except BaseException as error:
-                await self._failed(watch, error, context)
+                await self._abort(watch, error, context)
                 raise
-            self._finish(watch, "OK")
+            self.finish(watch, "OK")
             return reply
 
         return call
@@ -158,53 +175,61 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     async def _write(self, inner: Callable[[], AsyncGenerator[Message]], context: grpc.aio.ServicerContext) -> None:
         # Writes instead of yielding: gRPC leaves a generator whose caller has gone to the garbage collector.
-        watch = self._start()
+        watch = self.start()
         try:
-            self._check_open()
+            self.check_open()
             async with aclosing(inner()) as replies:
                 async for reply in replies:
                     await context.write(reply)
         except BaseException as error:
-            await self._failed(watch, error, context)
+            await self._abort(watch, error, context)
             raise
-        self._finish(watch, "OK")
+        self.finish(watch, "OK")
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise :class:`Unavailable` while no requests are taken."""
         if not self.accepting:
             raise Unavailable("the server is starting or draining; try again, or another replica")
 
-    def _start(self) -> Watch:
-        watch = Watch()
+    def start(self) -> Watch:
+        """Begin to watch a request: a call, or one of those that a stream brings. Each ends in :meth:`finish` or :meth:`failed`."""
+        watch = Watch(time.monotonic())
         _watch.set(watch)
         self._running += 1
         self.idle.clear()
         return watch
 
-    def _finish(self, watch: Watch, code: str) -> None:
-        metrics, model, task = self._metrics, watch.model, watch.task
+    def finish(self, watch: Watch, code: str) -> None:
+        """The request has ended with the status ``code``."""
         self._running -= 1
         if not self._running:
             self.idle.set()
         if watch.ended is not None:
             watch.ended()
-        metrics.child(metrics.requests, model, task, code).inc()
-        metrics.child(metrics.latency, model, task).observe(time.monotonic() - watch.started)
+        if not watch.is_stream:
+            seconds = time.monotonic() - watch.started
+            self._metrics.observe_request(watch.model, watch.version, watch.task, code, seconds)
 
-    async def _failed(self, watch: Watch, error: BaseException, context: grpc.aio.ServicerContext) -> None:
-        if isinstance(error, asyncio.CancelledError):
-            remaining = context.time_remaining()
+    def failed(self, watch: Watch, error: BaseException, remaining: float | None = None) -> RequestError | None:
+        """The request was ended by ``error``, ``remaining`` seconds before its deadline. What its caller is told; None if it has gone."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
             late = remaining is not None and remaining < LATE_SECONDS
-            self._finish(watch, "DEADLINE_EXCEEDED" if late else "CANCELLED")
-            return
+            self.finish(watch, "DEADLINE_EXCEEDED" if late else "CANCELLED")
+            return None
         if not isinstance(error, RequestError):
             error_id = secrets.token_hex(6)
-            log.error("error %s in a call to %s", error_id, f"{watch.model}/{watch.task}", exc_info=error)
+            log.error("error %s in a call to %s/%s", error_id, watch.model, watch.task, exc_info=error)
             error = InternalError(error_id)
         if isinstance(error, QueueFull | Unavailable):
             self._metrics.rejected.labels("queue_full" if isinstance(error, QueueFull) else "unavailable").inc()
         elif isinstance(error, InvalidArgument):
             self._metrics.rejected.labels("invalid").inc()
-        self._finish(watch, error.code)
+        self.finish(watch, error.code)
+        return error
+
+    async def _abort(self, watch: Watch, failure: BaseException, context: grpc.aio.ServicerContext) -> None:
+        if (error := self.failed(watch, failure, context.time_remaining())) is None:
+            return
         status = rpc_status.to_status(status_of(error))
         if isinstance(error, QueueFull):
             # RetryInfo is for people's code; this is what gRPC's own retries obey.

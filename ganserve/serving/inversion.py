@@ -251,6 +251,7 @@ class Search:
         metrics, model = self._workers.metrics, self._ask.model.name
         metrics.child(metrics.images, model).inc()
         metrics.child(metrics.pixels, model).inc(picture.shape[0] * picture.shape[1])
+        metrics.observe_call(model, self._ask.model.manifest.version, 1, self.seconds)
         return Found(latent, float(loss), media, quality, self._lookout.perceptual)
 
     async def _shown(self, progress: Progress, preview: np.ndarray | None) -> Progress:

@@ -230,7 +230,7 @@ def _load_graph(
             log.warning("%s: engine %s refused: %s", bundle.manifest.name, choice.name, error)
             refusals.append(f"{choice.name}: {error}")
         else:
-            return choice, LoadedGraph(graph, choice.name, session)
+            return choice, LoadedGraph(graph, choice.name, session, bundle.manifest.version)
     raise EngineError(
         f"bundle {bundle.manifest.name!r}: no engine can serve graph {graph.name!r}: {'; '.join(refusals)}"
     )

@@ -22,11 +22,12 @@ Arrays: TypeAlias = Mapping[str, np.ndarray]
 
 
 class LoadedGraph(msgspec.Struct, frozen=True, eq=False):
-    """A graph of a model with the engine session that runs it."""
+    """A graph of a model, of which ``version``, with the engine session that runs it."""
 
     graph: Graph
     engine: str
     session: Session
+    version: int = 1
 
 
 class GraphRun(msgspec.Struct, frozen=True, eq=False):
@@ -50,6 +51,11 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
     reads: tuple[str, ...]
     gives: tuple[str, ...]
     max_pixels: Mapping[str, int] = {}
+
+    @property
+    def version(self) -> int:
+        """The model's version."""
+        return self.runs[0].loaded.version
 
     def same(self, other: "Stage") -> bool:
         """Whether this is the work of ``other``, so that rows of either may meet."""

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from ganserve import inference
 from ganserve.codecs import PictureLimits
 from ganserve.errors import GanserveError
 from ganserve.metrics import Metrics
@@ -38,6 +39,7 @@ from ganserve.serving.service import Generation
 from ganserve.serving.service_inversion import Inversion
 from ganserve.serving.service_latents import Latents
 from ganserve.serving.service_models import Models
+from ganserve.serving.service_oip import OpenInference
 from ganserve.serving.watch import watch
 from ganserve.v1 import (
     generation_pb2,
@@ -52,12 +54,13 @@ from ganserve.v1 import (
 
 log = logging.getLogger(__name__)
 
-SERVICES = (
+OWN_SERVICES = (
     generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name,
     latents_pb2.DESCRIPTOR.services_by_name["Latents"].full_name,
     inversion_pb2.DESCRIPTOR.services_by_name["Inversion"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["Models"].full_name,
 )
+SERVICES = (*OWN_SERVICES, inference.SERVICE)
 
 ACCEPT_SECONDS = 24 * 60 * 60
 """How long a call may wait for a busy event loop to accept it. By default gRPC cancels it after 30 s, and its caller hears CANCELLED,
@@ -192,8 +195,18 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         latents_pb2_grpc.add_LatentsServicer_to_server(Latents(repository, workers, max_rows), grpc_server)
         inversion_pb2_grpc.add_InversionServicer_to_server(Inversion(repository, workers, max_rows), grpc_server)
         models_pb2_grpc.add_ModelsServicer_to_server(Models(repository), grpc_server)
+        open_inference = OpenInference(
+            repository,
+            workers,
+            interceptor,
+            max_rows=max_rows,
+            max_batch=settings.models.max_batch,
+            window=settings.stream_frames,
+        )
+        grpc_server.add_generic_rpc_handlers((inference.handlers(open_inference),))
         health_pb2_grpc.add_HealthServicer_to_server(server.health, grpc_server)
-        reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), grpc_server)
+        usual = (*OWN_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection((*usual, inference.SERVICE), grpc_server, inference.pool_with(usual))
         stack.push_async_callback(grpc_server.stop, 0)
         server.port = _bind(grpc_server, settings)
         if settings.metrics_port is not None:
