@@ -17,7 +17,7 @@ help:           ## list the targets
 	@touch $@
 
 .venv/.dev: .venv/.serve $(addsuffix /pyproject.toml,$(PROJECTS:/=))
-	$(PIP) --no-build-isolation --editable '.[cpu,openvino,rtx,dev]' $(EDITABLE)
+	$(PIP) --no-build-isolation --editable '.[cpu,openvino,rtx,remote,dev]' $(EDITABLE)
 	@touch $@
 
 demo: .venv/.serve          ## serve the starter bundles, sample them over gRPC, write PNG grids

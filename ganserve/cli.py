@@ -13,6 +13,7 @@ BUILT_IN = (
     "compile",
     "demo",
     "directions",
+    "fetch",
     "inspect",
     "invert",
     "mix",
