@@ -102,7 +102,7 @@ class Metrics:
         )
         self.reload_failures = Counter(
             "ganserve_model_reload_failures",
-            "Times that a new bundle of a model failed and what served before stayed.",
+            "Times that a new bundle or engine of a model failed and what served before stayed.",
             ("model",),
             registry=registry,
         )

@@ -60,6 +60,7 @@ def test_every_command_is_there():
         "demo",
         "directions",
         "export",
+        "fetch",
         "inspect",
         "invert",
         "mix",

@@ -380,6 +380,25 @@ async def test_a_start_fills_the_room_and_puts_nothing_away_again(tmp_path: Path
     await repository.close()
 
 
+async def test_an_older_version_that_changes_puts_nobody_away_by_itself(tmp_path: Path, size: int) -> None:
+    write(tmp_path / "a", name="a")
+    for version in (1, 2):
+        write(tmp_path / "z" / str(version), name="z", version=version)
+    repository = make(tmp_path, max_model_bytes=3 * size)
+    await repository.start()
+    before = repository.get("z", 1)
+    replace(tmp_path / "z" / "1", name="z", shift=9.0)
+    await repository.refresh()
+    await repository.refresh()
+    (old, _) = repository.entries("z")
+    assert (repository.get("z", 1), repository.serves("a")) == (before, True)
+    assert old.reason == "there is no room for what its folder holds now; Models.Load makes some"
+    await repository.load("z")
+    assert repository.get("z", 1) is not before
+    assert (states(repository)[0], old.reason) == (("a", 1, "idle"), "")
+    await repository.close()
+
+
 async def test_room_is_made_only_when_the_last_call_has_ended(three: Path, size: int) -> None:
     metrics = Metrics()
     repository = make(three, metrics, max_model_bytes=size, lazy=True)

@@ -61,6 +61,11 @@ async def _scraped(echo: Path, folder: Path) -> str:
         ):
             with pytest.raises(grpc.aio.AioRpcError):
                 await sample(wrong)
+        models = models_pb2_grpc.ModelsStub(channel)
+        await models.Reload(models_pb2.ReloadRequest(model="echo-inversion"))
+        (folder / "echo-inversion" / "manifest.json").write_text("{")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await models.Load(models_pb2.LoadRequest(model="echo-inversion"))
         return await scrape(server.metrics_port)
 
 
@@ -115,7 +120,11 @@ async def test_the_numbers_are_those_of_what_happened(scraped: str) -> None:
         ("ganserve_encode_seconds_count", ("raw",)): 2,
         ("ganserve_engine_in_use", ("onnxruntime", "walk", "echo")): 1,
         ("ganserve_model_load_seconds_count", ("echo",)): 1,
-        ("ganserve_model_load_failures_total", ()): 1,
+        ("ganserve_requests_total", ("FAILED_PRECONDITION", "unknown", "unknown")): 1,
+        ("ganserve_model_load_failures_total", ()): 2,
+        ("ganserve_model_loads_total", ("echo-inversion",)): 2,
+        ("ganserve_model_unloads_total", ("echo-inversion",)): 1,
+        ("ganserve_model_reload_failures_total", ("echo-inversion",)): 1,
         ("ganserve_queue_rows", ("cpu",)): 0,
         ("ganserve_in_flight_requests", ()): 0,
         ("ganserve_stream_frames", ()): 0,

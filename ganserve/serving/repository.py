@@ -213,7 +213,11 @@ class Repository(Register):
             make_room = partial(self._evict, stays) if evict else None
             model = await self._loader.load(entry.found, kept=kept, evict=make_room)
         except NoRoom:
-            entry.state, entry.tried = "idle", None
+            if entry.model is None:
+                entry.state, entry.tried = "idle", None
+            else:
+                entry.failed = True
+                entry.reason = "there is no room for what its folder holds now; Models.Load makes some"
         except Exception as error:
             self._failed(entry, error)
         else:
@@ -248,7 +252,6 @@ class Repository(Register):
             built = await self._loader.load(entry.found, kept=model.size, patient=True)
         except Exception as error:
             reason = "there is no room" if isinstance(error, NoRoom) else self._reason(entry, error)
-            self._metrics.reload_failures.labels(entry.name).inc()
         else:
             async with self._locks[entry.name]:
                 engines = [[loaded.engine for loaded in one.graphs.values()] for one in (model, built)]
@@ -258,6 +261,7 @@ class Repository(Register):
                 self._residence.retire(built)
             reason = "it was refused; the log says why"
         if entry.model is model:
+            self._metrics.reload_failures.labels(entry.name).inc()
             entry.reason = f"{', '.join(model.awaits)} does not serve it: {reason}"
 
     def _failed(self, entry: Entry, error: Exception) -> None:
