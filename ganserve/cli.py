@@ -14,6 +14,7 @@ BUILT_IN = (
     "demo",
     "directions",
     "fetch",
+    "generate",
     "inspect",
     "invert",
     "mix",

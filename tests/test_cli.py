@@ -61,6 +61,7 @@ def test_every_command_is_there():
         "directions",
         "export",
         "fetch",
+        "generate",
         "inspect",
         "invert",
         "mix",

@@ -1,9 +1,13 @@
 """The options that several commands share."""
 
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ganserve.serving.model import EngineChoice
 
 server_option = click.option(
     "--server", default="localhost:8001", show_default=True, metavar="HOST:PORT", help="The server to ask."
@@ -32,6 +36,39 @@ class Colour(click.ParamType[tuple[int, int, int]]):
         except ValueError:
             self.fail(f"{value!r} is no colour: write #RRGGBB, such as #ffffff for white", param, ctx)
         return red, green, blue
+
+
+class Count(click.ParamType[int]):
+    """A number of things from 1 to ``most``, also written as 1e6."""
+
+    name = "number"
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read ``value``."""
+        try:
+            number = Decimal(str(value))
+            if number == int(number) and 1 <= number <= self._most:
+                return int(number)
+        except (ArithmeticError, ValueError):
+            pass
+        self.fail(f"{value!r} is no whole number from 1 to {self._most:g}, such as 1000 or 1e6", param, ctx)
+
+
+def engine_of(text: str) -> "EngineChoice":
+    """An engine written ``NAME`` or ``NAME:PRECISION``."""
+    import msgspec
+
+    from ganserve.serving.model import EngineChoice
+
+    try:
+        return EngineChoice.parse(text)
+    except msgspec.ValidationError as error:
+        raise click.BadParameter(
+            f"{text!r}: {error}; write NAME or NAME:PRECISION, such as openvino:bf16", param_hint="--engine"
+        ) from error
 
 
 def label_of(text: str) -> int | str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ganserve.commands.options import plugins_dir_option
+from ganserve.commands.options import engine_of, plugins_dir_option
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -172,7 +172,7 @@ def command(
         port=port,
         metrics_port=None if metrics_port < 0 else metrics_port,
         models=Settings(
-            engines=tuple(_engine(text) for text in engines),
+            engines=tuple(engine_of(text) for text in engines),
             device=device,
             provider=provider,
             threads=threads,
@@ -216,19 +216,6 @@ def start_log(level: str) -> None:
         )
     else:
         logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-
-
-def _engine(text: str):  # type: ignore[no-untyped-def]
-    import msgspec
-
-    from ganserve.serving.model import EngineChoice
-
-    try:
-        return EngineChoice.parse(text)
-    except msgspec.ValidationError as error:
-        raise click.BadParameter(
-            f"{text!r}: {error}; write NAME or NAME:PRECISION, such as openvino:bf16", param_hint="--engine"
-        ) from error
 
 
 def _versions(text: str):  # type: ignore[no-untyped-def]

@@ -1,30 +1,62 @@
-"""Latents without a server: points of a bundle's own latent space, computed by an engine in this process."""
+"""What a server computes, without one: latents and results of a bundle, made by an engine in this process."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ganserve.metrics import Metrics
 from ganserve.serving.batcher import Batcher
-from ganserve.serving.call import Ask, Workers
+from ganserve.serving.call import Ask, Call, Result, Workers
 from ganserve.serving.compose import Points, Source
 from ganserve.serving.executor import Executor
+from ganserve.serving.frames import in_order
 from ganserve.serving.model import LoadedTask, Model
+
+ASKS_AT_ONCE = 4
+"""How many asks are under way together, so that the engine has rows while those of another are encoded."""
 
 
 def latents_of(model: Model, task: LoadedTask, tensor: str, sources: Sequence[Source]) -> np.ndarray:
     """The latents ``tensor`` [n, ...] at ``sources``, by the engines of ``model``; :class:`ganserve.errors.InvalidArgument` about a source."""
 
     async def compute() -> np.ndarray:
-        metrics = Metrics()
-        executor = Executor(Batcher(max_rows=len(sources)), metrics)
-        try:
-            with ThreadPoolExecutor(1) as pool:
-                ask = Ask(model=model, task=task, rows=len(sources), values={}, tensors={})
-                return await Points(ask, tensor, sources, Workers(executor, pool, metrics)).rows()
-        finally:
-            await executor.close()
+        async with _workers(max_rows=len(sources), device="cpu") as workers:
+            ask = Ask(model=model, task=task, rows=len(sources), values={}, tensors={})
+            return await Points(ask, tensor, sources, workers).rows()
 
     return asyncio.run(compute())
+
+
+async def results_of(asks: Iterable[Ask], *, max_rows: int, device: str) -> AsyncGenerator[list[Result]]:
+    """The results of each of ``asks``, in order, some of the asks (of at most ``max_rows`` rows each) under way at once. Close it.
+
+    An ask that is wrong raises :class:`ganserve.errors.InvalidArgument` after the results before it, and ends it.
+    """
+
+    async def answer(ask: Ask) -> list[Result]:
+        return [result async for result in Call(ask, workers).results()]
+
+    async def each() -> AsyncIterator[Ask]:
+        for ask in asks:
+            yield ask
+
+    async with _workers(max_rows=ASKS_AT_ONCE * max_rows, device=device) as workers:
+        answers = in_order(each(), answer, window=ASKS_AT_ONCE, held=workers.metrics.stream_frames)
+        async with contextlib.aclosing(answers):
+            async for results in answers:
+                yield results
+
+
+@contextlib.asynccontextmanager
+async def _workers(*, max_rows: int, device: str) -> AsyncIterator[Workers]:
+    metrics = Metrics()
+    executor = Executor(Batcher(max_rows=max_rows), metrics, device=device)
+    try:
+        with ThreadPoolExecutor(os.cpu_count() or 1, "encode") as pool:
+            yield Workers(executor, pool, metrics)
+    finally:
+        await executor.close()
