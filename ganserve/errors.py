@@ -7,7 +7,8 @@
     ├── PluginError            a plugin is missing, misspelt or claims a taken name
     ├── BundleError            a bundle's files are damaged, hostile or of another format
     ├── ExportError            a network breaks a rule of export
-    ├── EngineError            an engine cannot run here, or its numbers are wrong
+    ├── EngineError            an engine cannot run here
+    │   └── GoldenError        an engine's numbers are wrong
     ├── TrainingError          a run cannot start, go on or be resumed
     │   └── DataError          a data set has a broken file or label
     └── RequestError           what a caller is told; carries a gRPC status
@@ -34,6 +35,7 @@ __all__ = [
     "EngineError",
     "ExportError",
     "GanserveError",
+    "GoldenError",
     "InternalError",
     "InvalidArgument",
     "LoadFailed",
@@ -70,6 +72,10 @@ class ExportError(GanserveError):
 
 class EngineError(GanserveError):
     """An engine cannot run here, cannot load a graph, or failed its golden rows."""
+
+
+class GoldenError(EngineError):
+    """An engine did not reproduce a graph's golden rows."""
 
 
 class TrainingError(GanserveError):

@@ -12,7 +12,7 @@ import numpy as np
 from ganserve.bundle import Bundle, ExportedGraph
 from ganserve.codecs.seeds import draw
 from ganserve.engines import Precision, Session
-from ganserve.errors import EngineError
+from ganserve.errors import GoldenError
 from ganserve.spec import Tensor
 
 GREY_LEVEL = 2 / 255
@@ -38,7 +38,7 @@ FP32_FLOAT = 1e-3
 
 
 def check(bundle: Bundle, graph: ExportedGraph, session: Session, precision: Precision) -> float:
-    """Run the golden rows of ``graph``; the largest error in grey levels, or :class:`EngineError` with both numbers."""
+    """Run the golden rows of ``graph``; the largest error in grey levels, or :class:`GoldenError` with both numbers."""
     arrays = bundle.golden()
     names = [tensor.name for tensor in graph.outputs]
     made = session.run({name: session.upload(array) for name, array in inputs(bundle, graph).items()}, names)
@@ -78,22 +78,22 @@ def _compare(
 ) -> float:
     where = f"graph {graph.name!r}, output {tensor.name!r}"
     if found.shape != expected.shape or found.dtype != expected.dtype:
-        raise EngineError(
+        raise GoldenError(
             f"{where}: golden rows are {expected.dtype}{list(expected.shape)}, the engine made {found.dtype}{list(found.shape)}"
         )
     if tensor.dtype in ("int32", "int64", "bool"):
         if wrong := int((found != expected).sum()):
-            raise EngineError(f"{where}: {wrong} of {expected.size} golden values differ; integers must be equal")
+            raise GoldenError(f"{where}: {wrong} of {expected.size} golden values differ; integers must be equal")
         return 0.0
     difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     if not np.isfinite(difference).all():
-        raise EngineError(f"{where}: the engine made NaN or infinity from golden rows")
+        raise GoldenError(f"{where}: the engine made NaN or infinity from golden rows")
     if tensor.dtype != "uint8":
         difference /= size(expected)
     if tensor.dtype == "float32" and precision == "fp32":
         apart = float(difference.max())
         if apart > FP32_FLOAT:
-            raise EngineError(
+            raise GoldenError(
                 f"{where}: golden rows differ by {apart:.3g} of their largest value, at most {FP32_FLOAT} is allowed"
             )
         return apart / GREY_LEVEL
@@ -101,7 +101,7 @@ def _compare(
     most, mean, p999 = float(levels.max()), float(levels.mean()), float(np.quantile(levels, 0.999))
     allowed = TOLERANCES[precision]
     if most > allowed.most or mean > allowed.mean or p999 > allowed.p999:
-        raise EngineError(
+        raise GoldenError(
             f"{where}: golden rows differ by {most:.3g} grey levels (mean {mean:.3g}, p99.9 {p999:.3g}); {precision} allows "
             f"{allowed.most:.3g} (mean {allowed.mean:.3g}, p99.9 {allowed.p999:.3g})"
         )

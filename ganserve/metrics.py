@@ -90,6 +90,15 @@ class Metrics:
             ("model", "graph", "engine"),
             registry=registry,
         )
+        self.engine_preferred = Gauge(
+            "ganserve_engine_preferred", "1 for the engine that is tried first.", ("engine",), registry=registry
+        )
+        self.engine_refusals = Counter(
+            "ganserve_engine_refusals",
+            "Times that an engine was not taken for a graph: unavailable here, failed to load it, or golden rows differed.",
+            ("model", "engine", "reason"),
+            registry=registry,
+        )
         self.load_time = Histogram(
             "ganserve_model_load_seconds",
             "Time to verify, load and golden-test a model.",

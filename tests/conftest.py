@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +20,10 @@ def needs_tool() -> Callable[[str], str]:
     """``needs_tool(name)``: the path of a command; without it the test is skipped, but fails where CI=true promises every tool."""
 
     def find(name: str) -> str:
-        path = shutil.which(name)
+        beside = Path(sys.executable).parent
+        path = shutil.which(name, path=f"{beside}{os.pathsep}{os.environ['PATH']}")
         if path is None:
-            reason = f"{name} is not installed; `make tools` installs it"
+            reason = f"{name} is not installed; `make tools .venv/.deploy` installs it"
             if os.environ.get("CI") == "true":
                 pytest.fail(reason)
             pytest.skip(reason)

@@ -56,7 +56,7 @@ INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\((?P<target>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-MODULES = ("ganserve", "trainers", "plugins", "docs", "tests", "tools", "protos", "bench")
+MODULES = ("deploy", "ganserve", "trainers", "plugins", "docs", "tests", "tools", "protos", "bench")
 
 
 def name_of(page: Path) -> str:

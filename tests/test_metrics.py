@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ganserve.plugins import installed
-from ganserve.serving.model import Settings
+from ganserve.serving.model import EngineChoice, Settings
 from ganserve.serving.server import ServerSettings, running
 from ganserve.testing.echo_inversion import write_inversion_bundle
 from ganserve.v1 import generation_pb2 as pb
@@ -36,7 +36,10 @@ async def _scraped(echo: Path, folder: Path) -> str:
     (folder / "broken").mkdir()
     (folder / "echo").symlink_to(echo)
     write_inversion_bundle(folder / "echo-inversion")
-    settings = ServerSettings(bundles=(folder,), port=0, metrics_port=0, models=Settings(threads=1, max_batch=8))
+    # The first engine is none that is installed: what it is asked for falls back on the second.
+    engines = (EngineChoice("none"), EngineChoice("onnxruntime"))
+    models = Settings(engines=engines, threads=1, max_batch=8)
+    settings = ServerSettings(bundles=(folder,), port=0, metrics_port=0, models=models)
     async with (
         running(settings, installed()) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
@@ -119,6 +122,8 @@ async def test_the_numbers_are_those_of_what_happened(scraped: str) -> None:
         ("ganserve_encode_seconds_count", ("png",)): 22,
         ("ganserve_encode_seconds_count", ("raw",)): 2,
         ("ganserve_engine_in_use", ("onnxruntime", "walk", "echo")): 1,
+        ("ganserve_engine_preferred", ("none",)): 1,
+        ("ganserve_engine_refusals_total", ("none", "echo-inversion", "unavailable")): 4,  # one for each graph
         ("ganserve_model_load_seconds_count", ("echo",)): 1,
         ("ganserve_requests_total", ("FAILED_PRECONDITION", "unknown", "unknown")): 1,
         ("ganserve_model_load_failures_total", ()): 2,

@@ -162,6 +162,24 @@ async def test_the_next_engine_serves_where_the_first_is_refused(echo: Path) -> 
     assert "runs fp32, not bf16" in reason
 
 
+async def test_refused_engines_are_counted_by_their_reasons(tmp_path: Path) -> None:
+    wrong_golden(write_bundle(tmp_path / "echo"))
+    choices = (EngineChoice("absent"), EngineChoice("onnxruntime", "bf16"), EngineChoice("onnxruntime"))
+    metrics = Metrics()
+    await Repository((tmp_path,), installed(), Settings(threads=1, engines=choices), metrics).start()
+    counted = {
+        tuple(sample.labels.values()): sample.value
+        for family in metrics.engine_refusals.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+    assert counted == {
+        ("echo", "absent", "unavailable"): 1,
+        ("echo", "onnxruntime", "failed"): 1,
+        ("echo", "onnxruntime", "golden"): 1,
+    }
+
+
 async def test_loading_ends_early_when_it_is_told_to(tmp_path: Path) -> None:
     for name in "abc":
         write_bundle(tmp_path / name, name=name)

@@ -11,7 +11,7 @@ from ganserve.errors import BundleError
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
 from ganserve.serving.finding import Found
-from ganserve.serving.model import Model, Settings, load_model
+from ganserve.serving.model import Model, Refusal, Settings, load_model
 from ganserve.serving.residence import Residence
 
 Evict = Callable[[], bool]
@@ -49,7 +49,9 @@ class Loader:
         started = time.monotonic() - read_seconds
         run = _in_a_thread_of_its_own if patient else asyncio.to_thread
         try:
-            model = await run(lambda: load_model(bundle, self._plugins, self._settings, patient=patient))
+            model = await run(
+                lambda: load_model(bundle, self._plugins, self._settings, patient=patient, refused=self._refused)
+            )
         except BaseException:
             self._residence.release(size)
             raise
@@ -58,6 +60,9 @@ class Loader:
         self._metrics.loads.labels(model.name).inc()
         self._metrics.load_time.labels(model.name).observe(time.monotonic() - started)
         return model
+
+    def _refused(self, model: str, engine: str, why: Refusal) -> None:
+        self._metrics.engine_refusals.labels(model, engine, why).inc()
 
 
 async def _in_a_thread_of_its_own(work: Callable[[], Model]) -> Model:

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ from ganserve import golden
 from ganserve.bundle import Bundle, ExportedGraph
 from ganserve.codecs import Decoder, Encoder, PictureDecoder
 from ganserve.engines import Options, Precision, Session
-from ganserve.errors import BundleError, EngineError, GanserveError, NotFound, PluginError
+from ganserve.errors import BundleError, EngineError, GanserveError, GoldenError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
 from ganserve.serving import batcher
 from ganserve.serving.edits import EditSegment, LoadedDirection
@@ -24,6 +25,13 @@ log = logging.getLogger(__name__)
 
 _MAX_PLANS = 256
 """Plans are kept for their stages, in which rows of different requests meet, but not without end: the callers choose them."""
+
+
+Refusal: TypeAlias = Literal["unavailable", "failed", "golden"]
+"""Why an engine does not serve a graph: it cannot run here, cannot load it, or makes other numbers."""
+
+Refused: TypeAlias = Callable[[str, str, Refusal], None]
+"""Told of the model, the engine and why it was refused."""
 
 
 class EngineChoice(msgspec.Struct, frozen=True):
@@ -187,11 +195,19 @@ class Model:
             loaded.session.close()
 
 
-def load_model(bundle: Bundle, plugins: Plugins, settings: Settings, *, patient: bool = True) -> Model:
+def load_model(
+    bundle: Bundle,
+    plugins: Plugins,
+    settings: Settings,
+    *,
+    patient: bool = True,
+    refused: Refused = lambda model, engine, why: None,
+) -> Model:
     """Load ``bundle``: every graph on the first engine that reproduces its golden rows, every task with its codecs.
 
     Who is not ``patient`` tries engines that must be built for long after all others; the model says then which it ``awaits``.
-    Raises :class:`EngineError` when no engine does, with each one's reason, and :class:`BundleError` for a missing codec.
+    ``refused`` is told of every engine that was tried and does not serve. Raises :class:`EngineError` when none does, with each one's
+    reason, and :class:`BundleError` for a missing codec.
     """
     started = time.monotonic()
     manifest = bundle.manifest
@@ -204,7 +220,7 @@ def load_model(bundle: Bundle, plugins: Plugins, settings: Settings, *, patient:
                 if patient
                 else [one for one in settings.engines if _must_build(bundle, graph, one, plugins, settings)]
             )
-            used, graphs[graph.name] = _load_graph(bundle, graph, plugins, settings, slow)
+            used, graphs[graph.name] = _load_graph(bundle, graph, plugins, settings, slow, refused)
             awaits |= {one.name: None for one in slow if settings.engines.index(one) < settings.engines.index(used)}
         tasks = {task.name: _load_task(bundle, task, plugins) for task in manifest.tasks}
     except Exception as error:
@@ -219,7 +235,12 @@ def load_model(bundle: Bundle, plugins: Plugins, settings: Settings, *, patient:
 
 
 def _load_graph(
-    bundle: Bundle, graph: ExportedGraph, plugins: Plugins, settings: Settings, last: Sequence[EngineChoice]
+    bundle: Bundle,
+    graph: ExportedGraph,
+    plugins: Plugins,
+    settings: Settings,
+    last: Sequence[EngineChoice],
+    refused: Refused,
 ) -> tuple[EngineChoice, LoadedGraph]:
     """The graph on the first engine that serves it, and which that is; those of ``last`` are tried after the others."""
     refusals = []
@@ -228,12 +249,20 @@ def _load_graph(
             session = _load_session(bundle, graph, choice, plugins, settings)
         except (EngineError, PluginError) as error:
             log.warning("%s: engine %s refused: %s", bundle.manifest.name, choice.name, error)
+            refused(bundle.manifest.name, choice.name, _refusal(choice, plugins, error))
             refusals.append(f"{choice.name}: {error}")
         else:
             return choice, LoadedGraph(graph, choice.name, session, bundle.manifest.version)
     raise EngineError(
         f"bundle {bundle.manifest.name!r}: no engine can serve graph {graph.name!r}: {'; '.join(refusals)}"
     )
+
+
+def _refusal(choice: EngineChoice, plugins: Plugins, error: Exception) -> Refusal:
+    if isinstance(error, GoldenError):
+        return "golden"
+    absent = isinstance(error, PluginError) or resolve(plugins.engine(choice.name).available)()
+    return "unavailable" if absent else "failed"
 
 
 def _must_build(

@@ -83,4 +83,6 @@ class Register:
             self._metrics.engine_in_use.remove(*labels)
         for labels in used:
             self._metrics.engine_in_use.labels(*labels).set(1)
+            # There from the start, at 0: to an autoscaler a series that is missing is a server of unknown load, not an idle one.
+            self._metrics.engine_time.labels(name, labels[2])
         self._engines[name] = used

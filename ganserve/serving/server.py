@@ -170,6 +170,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         settings.lifecycle,
         forget=lambda model: batcher.forget(model.owns),
     )
+    metrics.engine_preferred.labels(settings.models.engines[0].name).set(1)
     metrics.watch_queue(settings.models.device, lambda: batcher.waiting)
     interceptor = Interceptor(metrics)
     grpc_server = grpc.aio.server(
