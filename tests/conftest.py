@@ -21,7 +21,7 @@ def needs_tool() -> Callable[[str], str]:
 
     def find(name: str) -> str:
         beside = Path(sys.executable).parent
-        path = shutil.which(name, path=f"{beside}{os.pathsep}{os.environ['PATH']}")
+        path = shutil.which(name, path=os.pathsep.join((str(beside), os.environ["PATH"], "/usr/sbin")))
         if path is None:
             reason = f"{name} is not installed; `make tools .venv/.deploy` installs it"
             if os.environ.get("CI") == "true":

@@ -16,6 +16,7 @@ from ganserve import hookspecs
 from ganserve.commands import reference
 from ganserve.metrics import Metrics
 from ganserve.plugins import installed
+from tools.chart import schema
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "docs/*.md", "plugins/*/README.md")
@@ -81,7 +82,7 @@ SECTIONS: Mapping[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "hooks": hooks_table,
 }
-WHOLE: Mapping[str, Callable[[], str]] = {"docs/cli.md": reference}
+WHOLE: Mapping[str, Callable[[], str]] = {"docs/cli.md": reference, "deploy/helm/ganserve/values.schema.json": schema}
 
 
 def current() -> Iterator[tuple[Path, str]]:

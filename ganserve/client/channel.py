@@ -16,7 +16,9 @@ TIMEOUT = 60.0
 MAX_REPLY_BYTES = 64 << 20
 """The largest reply that a client accepts, and so the largest unary one that it asks for."""
 
-RETRIES = {
+SERVICE_CONFIG = {
+    # Where a name has several addresses, as that of a headless Service has, calls go to each in turn.
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [
@@ -30,7 +32,7 @@ RETRIES = {
                 "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
             },
         }
-    ]
+    ],
 }
 """gRPC's service config. A server that is full names its own delay (``grpc-retry-pushback-ms``), which replaces the backoff."""
 
@@ -48,7 +50,7 @@ class Stubs(NamedTuple):
 def channel_options(max_reply_bytes: int) -> list[tuple[str, Any]]:
     """The options of either kind of channel."""
     return [
-        ("grpc.service_config", json.dumps(RETRIES)),
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
         ("grpc.max_receive_message_length", max_reply_bytes),
         # A server that has just started should be found in tenths of a second.
         ("grpc.initial_reconnect_backoff_ms", 100),
