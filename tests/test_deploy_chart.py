@@ -36,7 +36,7 @@ GENERATE = {
     "shards": 2,
     "parallelism": 2,
     "out": {"claim": "images"},
-    "options": {"seed": 7, "part": 10, "task": "sample", "label": ["star", "circle"], "threads": 1},
+    "options": {"seed": 12345678901, "part": 10, "task": "sample", "label": ["star", "circle"], "threads": 1},
 }
 TRAIN = {
     "enabled": True,
@@ -56,7 +56,12 @@ SETS: Mapping[str, Object] = {
         "image": IMAGE,
         "replicas": 3,
         "bundles": {"claim": {"existing": "bundles", "subPath": "gans"}},
-        "settings": {"threads": 2, "max-batch": 16, "engine": ["openvino:bf16", "onnxruntime"]},
+        "settings": {
+            "threads": 2,
+            "max-batch": 16,
+            "engine": ["openvino:bf16", "onnxruntime"],
+            "queue-bytes": 1 << 31,
+        },
         "autoscaling": {"kind": "hpa", "queueRows": 40, "busy": 0.7},
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "networkPolicy": {"clients": PEERS, "monitoring": PEERS},
@@ -257,7 +262,7 @@ def test_the_server_understands_its_arguments(
     monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: value)
     for name, expected in (
         ("default", {"host": "0.0.0.0", "port": 8001, "metrics_port": 8002, "log_level": "info"}),
-        ("cpu", {"threads": 2, "max_batch": 16, "engines": ("openvino:bf16", "onnxruntime")}),
+        ("cpu", {"threads": 2, "max_batch": 16, "engines": ("openvino:bf16", "onnxruntime"), "queue_bytes": 1 << 31}),
         ("gpu", {"device": "cuda:0", "engines": ("tensorrt", "onnxruntime"), "grace": 60.0}),
     ):
         (server,) = one(rendered[name], "Deployment")["spec"]["template"]["spec"]["containers"]
@@ -330,7 +335,7 @@ def test_the_training_job_starts_torchrun_and_goes_on_with_a_run(
     _, (command, *rest) = called(0)
     read = arguments("train", rest)
     assert (command, read["resume"], read["family"]) == ("train", True, None)
-    assert shlex.join(rest) == f"--out={tmp_path}/digits --resume"
+    assert shlex.join(rest) == f"--out={tmp_path}/digits --resume --kimg=0.5"
 
 
 # Around the pods
@@ -513,3 +518,37 @@ def test_the_build_context_holds_what_the_dockerfile_copies() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) /\S*$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)
     assert {name for line in copied for name in line.split()} == kept
     assert all((ROOT / name).exists() for name in kept)
+
+
+# The page
+
+
+def test_the_page_gives_values_that_are_and_that_are_right() -> None:
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        jsonschema.Draft7Validator(SCHEMA).validate(merged(yaml.safe_load(block)))
+    flags = re.findall(r"--set (\S+)=(\S+)", text)
+    assert len(flags) > 5
+    for path, value in flags:
+        if path != "prometheus.url":  # the adapter's
+            *parents, leaf = path.split(".")
+            values: Any = {leaf: yaml.safe_load(value)}
+            for parent in reversed(parents):
+                values = {parent: values}
+            wrong = jsonschema.Draft7Validator(SCHEMA).iter_errors(merged(values))
+            # One flag alone may lack what its neighbours say, but it is a value, and of the right type.
+            assert not [error.message for error in wrong if error.validator != "minLength"], path
+    assert set(re.findall(r"`((?:autoscaling|bundles|generate|train|cache|serve)\.[\w.]+)", text)) <= set(
+        leaves(SCHEMA)
+    )
+
+
+def leaves(schema: Any, path: str = "") -> Iterator[str]:
+    """The names of all values, such as ``autoscaling.busy``; options of commands by those of their examples."""
+    for name, below in schema.get("properties", {}).items():
+        yield f"{path}{name}"
+        yield from leaves(below, f"{path}{name}.")
+    if "options" in schema.get("properties", {}):
+        yield f"{path}options.device"

@@ -28,10 +28,18 @@ def schema() -> str:
 
 
 def _settings() -> Mapping[str, Any]:
-    names = {
-        max(option.opts, key=len).lstrip("-"): option for option in command.params if isinstance(option, click.Option)
+    return {
+        name: {"description": option.help, **_type(option)}
+        for option in command.params
+        if isinstance(option, click.Option)
+        for name in _names(option)
+        if name not in OWN
     }
-    return {name: {"description": option.help, **_type(option)} for name, option in names.items() if name not in OWN}
+
+
+def _names(option: click.Option) -> list[str]:
+    """The option's name; of an on/off flag both, each of which is said by true."""
+    return [max(names, key=len).lstrip("-") for names in (option.opts, option.secondary_opts) if names]
 
 
 def _type(option: click.Option) -> dict[str, Any]:

@@ -38,20 +38,21 @@ annotations:
 {{/* Command line options from a map: a list repeats its option, true is a flag, false leaves it out. */}}
 {{- define "ganserve.options" -}}
 {{- range $name, $value := . }}
-{{- if kindIs "slice" $value }}
-{{- range $value }}
-- {{ printf "--%s=%v" $name . | quote }}
-{{- end }}
-{{- else if kindIs "bool" $value }}
+{{- if kindIs "bool" $value }}
 {{- if $value }}
 - {{ printf "--%s" $name | quote }}
 {{- end }}
-{{- else if kindIs "float64" $value }}
-- {{ printf "--%s=%s" $name ($value | toString) | quote }}
 {{- else }}
-- {{ printf "--%s=%v" $name $value | quote }}
+{{- range (kindIs "slice" $value | ternary $value (list $value)) }}
+- {{ printf "--%s=%s" $name (include "ganserve.plain" .) | quote }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* A value in plain writing: helm reads large whole numbers as floats, and would write 1e+09. */}}
+{{- define "ganserve.plain" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ printf "%.0f" . }}{{ else }}{{ . }}{{ end }}
 {{- end }}
 
 {{/* securityContext of a pod. */}}
