@@ -162,6 +162,13 @@ async def test_the_next_engine_serves_where_the_first_is_refused(echo: Path) -> 
     assert "runs fp32, not bf16" in reason
 
 
+async def test_a_server_that_has_computed_nothing_says_so(echo: Path) -> None:
+    metrics = Metrics()
+    await Repository((echo,), installed(), Settings(threads=1), metrics).start()
+    idle = {"model": "echo", "engine": "onnxruntime"}
+    assert metrics.registry.get_sample_value("ganserve_engine_seconds_sum", idle) == 0
+
+
 async def test_refused_engines_are_counted_by_their_reasons(tmp_path: Path) -> None:
     wrong_golden(write_bundle(tmp_path / "echo"))
     choices = (EngineChoice("absent"), EngineChoice("onnxruntime", "bf16"), EngineChoice("onnxruntime"))
