@@ -58,6 +58,9 @@ class Loader:
         model.size = size
         self._residence.settle(model)
         self._metrics.loads.labels(model.name).inc()
+        # There from the start, at 0: Prometheus sees no increase in a series that begins with its first event.
+        self._metrics.unloads.labels(model.name)
+        self._metrics.reload_failures.labels(model.name)
         self._metrics.load_time.labels(model.name).observe(time.monotonic() - started)
         return model
 
