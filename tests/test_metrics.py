@@ -123,7 +123,7 @@ async def test_the_numbers_are_those_of_what_happened(scraped: str) -> None:
         ("ganserve_encode_seconds_count", ("raw",)): 2,
         ("ganserve_engine_in_use", ("onnxruntime", "walk", "echo")): 1,
         ("ganserve_engine_preferred", ("none",)): 1,
-        ("ganserve_engine_refusals_total", ("none", "echo-inversion", "unavailable")): 4,  # one for each graph
+        ("ganserve_engine_refusals_total", ("none", "echo", "unavailable")): 14,  # one for each graph
         ("ganserve_model_load_seconds_count", ("echo",)): 1,
         ("ganserve_requests_total", ("FAILED_PRECONDITION", "unknown", "unknown")): 1,
         ("ganserve_model_load_failures_total", ()): 2,
