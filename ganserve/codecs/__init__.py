@@ -1,7 +1,7 @@
 """Codecs: request values → tensors (decoders), rows of tensors → media (encoders). What they share is this contract."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -106,11 +106,30 @@ class PictureDecoder(Decoder, Protocol):
         """
 
 
+class Origin(NamedTuple):
+    """Where a result comes from: the model and its version, and the (seed, index) that it was drawn from, if it was."""
+
+    model: str
+    version: int
+    drawn: tuple[int, int] | None = None
+
+
 class EncodeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How the caller wants media: a format of the encoder's, and a quality from 1 to 100 for lossy ones (0: the default)."""
+    """How the caller wants media: a format of the encoder's, and a quality from 1 to 100 for lossy ones (0: the default).
+
+    ``origin`` is what a file that has room for it says of itself; None says nothing.
+    """
 
     format: str = ""
     quality: int = 0
+    origin: Origin | None = None
+
+    def drawn_from(self, seed: int, index: int) -> "EncodeOptions":
+        """These options for the row that was drawn from (``seed``, ``index``)."""
+        if self.origin is None:
+            return self
+        origin = Origin(self.origin.model, self.origin.version, (seed, index))
+        return EncodeOptions(format=self.format, quality=self.quality, origin=origin)
 
 
 class Media(msgspec.Struct, frozen=True, kw_only=True):

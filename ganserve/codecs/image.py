@@ -11,6 +11,7 @@ from PIL import Image
 from ganserve.codecs import EncodeOptions, Media
 from ganserve.codecs.array import npy_bytes, npy_header
 from ganserve.codecs.png import encode_png, most_png_bytes
+from ganserve.codecs.provenance import most_packet_bytes, packet_of
 from ganserve.errors import InvalidArgument, SpecError
 from ganserve.spec import Output, Tensor
 
@@ -53,10 +54,12 @@ class ImageEncoder:
     def encode(self, row: np.ndarray, options: EncodeOptions) -> Media:
         """``row`` as media."""
         height, width, channels = row.shape
+        chosen = FORMATS[options.format]
+        xmp = packet_of(options.origin) if options.origin is not None and chosen.tells else b""
         return Media(
             kind="image",
             format=options.format,
-            data=FORMATS[options.format].encode(row, options.quality),
+            data=chosen.encode(row, options.quality, xmp),
             attributes={"width": width, "height": height, "channels": channels},
         )
 
@@ -67,44 +70,52 @@ class ImageEncoder:
     def most_bytes(self, shape: tuple[int, ...], options: EncodeOptions) -> int:
         """An upper bound of the encoded size of one image of ``shape`` [H, W, C]."""
         height, width, channels = shape
-        return FORMATS[options.format].most_bytes(height, width, channels)
+        chosen = FORMATS[options.format]
+        told = most_packet_bytes(options.origin) + _XMP_CHUNK if options.origin is not None and chosen.tells else 0
+        return chosen.most_bytes(height, width, channels) + told
 
 
 class Format(NamedTuple):
-    """One image format: its default quality (0: it is exact), how to encode ``(pixels, quality)`` and its bound ``(H, W, C)``."""
+    """One image format: its default quality (0: it is exact), whether its files have room for an XMP packet, how to encode
+    ``(pixels, quality, packet)``, and its bound ``(H, W, C)`` without a packet."""
 
     quality: int
-    encode: Callable[[np.ndarray, int], bytes]
+    tells: bool
+    encode: Callable[[np.ndarray, int, bytes], bytes]
     most_bytes: Callable[[int, int, int], int]
 
 
-def _png(pixels: np.ndarray, quality: int) -> bytes:
-    return encode_png(pixels)
+_XMP_CHUNK = 64
+"""More than what any format puts around a packet: a chunk's or segment's header, its key, and WebP's extended header."""
 
 
-def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    return _pillow(pixels, "JPEG", quality)
+def _png(pixels: np.ndarray, quality: int, xmp: bytes) -> bytes:
+    return encode_png(pixels, xmp)
 
 
-def _webp(pixels: np.ndarray, quality: int) -> bytes:
-    return _pillow(pixels, "WEBP", quality)
+def _jpeg(pixels: np.ndarray, quality: int, xmp: bytes) -> bytes:
+    return _pillow(pixels, "JPEG", quality, xmp)
 
 
-def _raw(pixels: np.ndarray, quality: int) -> bytes:
+def _webp(pixels: np.ndarray, quality: int, xmp: bytes) -> bytes:
+    return _pillow(pixels, "WEBP", quality, xmp)
+
+
+def _raw(pixels: np.ndarray, quality: int, xmp: bytes) -> bytes:
     return pixels.tobytes()
 
 
-def _npy(pixels: np.ndarray, quality: int) -> bytes:
+def _npy(pixels: np.ndarray, quality: int, xmp: bytes) -> bytes:
     return npy_bytes(pixels)
 
 
-def _npy_float(pixels: np.ndarray, quality: int) -> bytes:
+def _npy_float(pixels: np.ndarray, quality: int, xmp: bytes) -> bytes:
     return npy_bytes((pixels / 127.5 - 1.0).astype("<f4"))
 
 
-def _pillow(pixels: np.ndarray, name: str, quality: int) -> bytes:
+def _pillow(pixels: np.ndarray, name: str, quality: int, xmp: bytes) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, name, quality=quality)
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, name, quality=quality, xmp=xmp)
     return buffer.getvalue()
 
 
@@ -132,15 +143,16 @@ def _cells(height: int, width: int, side: int) -> int:
 
 
 FORMATS: Mapping[str, Format] = {
-    "png": Format(0, _png, most_png_bytes),
-    "jpeg": Format(90, _jpeg, _most_jpeg_bytes),
-    "webp": Format(80, _webp, _most_webp_bytes),
-    "raw": Format(0, _raw, lambda h, w, c: h * w * c),
-    "npy": Format(0, _npy, lambda h, w, c: len(npy_header("|u1", (h, w, c))) + h * w * c),
-    "npy-float": Format(0, _npy_float, lambda h, w, c: len(npy_header("<f4", (h, w, c))) + 4 * h * w * c),
+    "png": Format(0, True, _png, most_png_bytes),
+    "jpeg": Format(90, True, _jpeg, _most_jpeg_bytes),
+    "webp": Format(80, True, _webp, _most_webp_bytes),
+    "raw": Format(0, False, _raw, lambda h, w, c: h * w * c),
+    "npy": Format(0, False, _npy, lambda h, w, c: len(npy_header("|u1", (h, w, c))) + h * w * c),
+    "npy-float": Format(0, False, _npy_float, lambda h, w, c: len(npy_header("<f4", (h, w, c))) + 4 * h * w * c),
 }
 """The formats of images, by name.
 
+Files of the first three say where their picture comes from (:mod:`ganserve.codecs.provenance`), if the options say so.
 ``png``: 8 bits a channel. ``jpeg``: not for RGBA. ``webp``: lossy. ``raw``: the bytes of the pixels, row by row, channels last.
 ``npy``: a NPY file of uint8 [H, W, C]. ``npy-float``: one of float32 in [-1, 1], x / 127.5 - 1.
 """

@@ -14,20 +14,23 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 _UP = 2
 _END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+_XMP_KEY = b"XML:com.adobe.xmp\0" + bytes(4)
+"""Before a packet in its iTXt chunk: the keyword, then no compression, no language and no translated keyword."""
 _MOST_STORED = 65535
 _FRAME_BYTES = len(_SIGNATURE) + (12 + 13) + 12 + len(_END)
 
 
-def encode_png(pixels: np.ndarray) -> bytes:
-    """``pixels`` uint8 ``[H, W, C]``, C being 1 (grey), 3 (RGB) or 4 (RGBA), as a PNG file."""
+def encode_png(pixels: np.ndarray, xmp: bytes = b"") -> bytes:
+    """``pixels`` uint8 ``[H, W, C]``, C being 1 (grey), 3 (RGB) or 4 (RGBA), as a PNG file that holds the packet ``xmp``, if any."""
     height, width, channels = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
     data = _deflate(_filter_up(pixels.reshape(height, width * channels)))
-    return b"".join((_SIGNATURE, *_chunk(b"IHDR", header), *_chunk(b"IDAT", data), _END))
+    about = _chunk(b"iTXt", _XMP_KEY + xmp) if xmp else ()
+    return b"".join((_SIGNATURE, *_chunk(b"IHDR", header), *about, *_chunk(b"IDAT", data), _END))
 
 
 def most_png_bytes(height: int, width: int, channels: int) -> int:
-    """An upper bound of the size of :func:`encode_png`'s file, reached by noise."""
+    """An upper bound of the size of :func:`encode_png`'s file without a packet, reached by noise."""
     return _FRAME_BYTES + _most_deflated(height * (1 + width * channels))
 
 

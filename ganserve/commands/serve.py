@@ -110,6 +110,12 @@ LEVELS = ("debug", "info", "warning", "error")
     help="The most frames of one TranslateStream, and requests of one ModelStreamInfer, that are read and not answered.",
 )
 @click.option(
+    "--provenance/--no-provenance",
+    default=True,
+    show_default=True,
+    help="Say in PNG, JPEG and WebP files that a model made the picture, which one, and from which seed.",
+)
+@click.option(
     "--grace",
     type=click.FloatRange(min=0),
     default=20.0,
@@ -141,6 +147,7 @@ def command(
     max_request_bytes: int,
     max_picture_pixels: int,
     stream_frames: int,
+    provenance: bool,
     grace: float,
     log_level: str,
     plugins_dir: Path | None,
@@ -188,6 +195,7 @@ def command(
         max_request_bytes=max_request_bytes,
         max_picture_pixels=max_picture_pixels,
         stream_frames=stream_frames,
+        provenance=provenance,
         grace=grace,
     )
     _run(serve(settings, load(plugins_dir)))

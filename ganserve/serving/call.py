@@ -21,6 +21,7 @@ from ganserve.errors import InvalidArgument, Violation
 from ganserve.metrics import Metrics
 from ganserve.serving.edits import strengths_name
 from ganserve.serving.executor import Executor
+from ganserve.serving.marks import encoding, marked
 from ganserve.serving.model import LoadedTask, Model
 from ganserve.serving.pictures import Reader
 from ganserve.serving.plan import LoopSegment, Plan, known_shapes
@@ -67,12 +68,13 @@ class Result(msgspec.Struct, frozen=True, eq=False):
 
 
 class Workers(msgspec.Struct, frozen=True):
-    """What calls run on: the device's executor, a pool of threads for decoding and encoding, the metrics; and how large a picture may be."""
+    """What calls run on: the device's executor, a pool of threads for decoding and encoding, the metrics; how large a picture may be."""
 
     executor: Executor
     pool: Pool
     metrics: Metrics
     limits: PictureLimits = PictureLimits()
+    provenance: bool = True  # whether files say where their pictures come from
 
 
 class Way:
@@ -176,7 +178,7 @@ class Call:
     def __init__(self, ask: Ask, workers: Workers, times: Times | None = None) -> None:
         self._ask, self._workers = ask, workers
         self._encoder: Encoder = ask.task.encoder
-        self._options = self._encoder.check(ask.encode)
+        self._options = encoding(ask, workers)
         self._output = ask.task.task.output.tensor
         self._way = Way(ask, frozenset((self._output, *ask.returns)), workers, times)
         self.plan, self.seeds = self._way.plan, self._way.seeds
@@ -312,9 +314,10 @@ class Call:
         observe = metrics.child(metrics.encode_time, self._options.format).observe
         frame = self._frame()
         made = []
-        for row in piece.tensors[self._output]:
+        for number, row in zip(piece.rows, piece.tensors[self._output], strict=True):
             started = time.monotonic()
-            made.append(self._encoder.encode(row if frame is None else put_back(row, frame), self._options))
+            options = marked(self._options, self._ask, self.seeds, number)
+            made.append(self._encoder.encode(row if frame is None else put_back(row, frame), options))
             observe(time.monotonic() - started)
         return made
 

@@ -21,6 +21,7 @@ from ganserve.quality import Quality, quality_of
 from ganserve.serving.batcher import Arrays
 from ganserve.serving.call import SEED, Ask, Way, Workers
 from ganserve.serving.lookout import Lookout, Progress
+from ganserve.serving.marks import encoding
 from ganserve.serving.model import LoadedTask
 from ganserve.serving.pictures import Reader
 from ganserve.serving.plan import LoopSegment, Plan
@@ -83,7 +84,7 @@ class Search:
         task, metrics = ask.task.task, workers.metrics
         assert task.inversion is not None, "a task of kind invert has one"
         self._inversion = task.inversion
-        self._options = ask.task.encoder.check(ask.encode)
+        self._options = encoding(ask, workers)
         self.start = _start_of(ask)
         self._rows = (ask.samples or SAMPLES) if self.start == "samples" else 1
         self._values = _values_of(ask, self._rows)

@@ -90,6 +90,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The most frames of one TranslateStream that are read and not answered."""
     encode_threads: int = os.cpu_count() or 1
     """Threads that decode and encode pictures."""
+    provenance: bool = True
+    """Whether files of pictures say that a model made them, which one, and from which seed."""
     grace: float = 20.0
     """Seconds that running calls get to finish after SIGTERM."""
 
@@ -189,7 +191,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         executor = Executor(batcher, metrics, device=settings.models.device)
         stack.push_async_callback(executor.close)
         limits = PictureLimits(pixels=settings.max_picture_pixels, bytes=settings.max_request_bytes)
-        workers = Workers(executor, pool, metrics, limits)
+        workers = Workers(executor, pool, metrics, limits, settings.provenance)
         max_rows = min(settings.max_rows, settings.queue_rows)
         generation = Generation(repository, workers, max_rows, settings.stream_frames)
         generation_pb2_grpc.add_GenerationServicer_to_server(generation, grpc_server)
