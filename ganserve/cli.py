@@ -22,6 +22,7 @@ BUILT_IN = (
     "plugins",
     "sample",
     "serve",
+    "token",
     "translate",
     "walk",
 )

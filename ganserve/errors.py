@@ -14,7 +14,10 @@
     └── RequestError           what a caller is told; carries a gRPC status
         ├── InvalidArgument    INVALID_ARGUMENT, with the violations field by field
         ├── NotFound           NOT_FOUND
+        ├── Unauthenticated    UNAUTHENTICATED
+        ├── PermissionDenied   PERMISSION_DENIED
         ├── QueueFull          RESOURCE_EXHAUSTED, with the delay after which to retry
+        ├── QuotaExceeded      RESOURCE_EXHAUSTED, likewise
         ├── DeadlineExceeded   DEADLINE_EXCEEDED
         ├── Cancelled          CANCELLED
         ├── Unavailable        UNAVAILABLE
@@ -40,11 +43,14 @@ __all__ = [
     "InvalidArgument",
     "LoadFailed",
     "NotFound",
+    "PermissionDenied",
     "PluginError",
     "QueueFull",
+    "QuotaExceeded",
     "RequestError",
     "SpecError",
     "TrainingError",
+    "Unauthenticated",
     "Unavailable",
     "Violation",
 ]
@@ -120,8 +126,30 @@ class NotFound(RequestError):
     code = "NOT_FOUND"
 
 
+class Unauthenticated(RequestError):
+    """The caller showed no token, or one that is not valid."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(RequestError):
+    """The caller may not do that, or not on this port."""
+
+    code = "PERMISSION_DENIED"
+
+
 class QueueFull(RequestError):
     """The queue has no room for the rows asked for; ``retry_after`` is in seconds."""
+
+    code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(RequestError):
+    """The caller has asked for more than it may; ``retry_after`` is in seconds, infinite where waiting does not help."""
 
     code = "RESOURCE_EXHAUSTED"
 

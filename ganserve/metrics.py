@@ -1,6 +1,6 @@
 """Every Prometheus series, in one table. ``docs/metrics.md`` is generated from it.
 
-Called from the interceptor (requests, latency), the executor (batches), calls (rows) and the repository (loading) only. Labels
+Called from the traffic (requests, latency), the executor (batches), calls (rows) and the repository (loading) only. Labels
 hold names that the operator chose, never a caller's text. The same observations fill ``statistics``, which tell versions apart.
 """
 

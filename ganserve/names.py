@@ -1,5 +1,6 @@
 """What things may be called, and how a record refers to code without importing it."""
 
+import ipaddress
 import re
 from typing import Annotated, TypeAlias
 
@@ -20,6 +21,14 @@ def check_name(kind: str, name: str) -> str:
             f"{kind} name {name!r} is not allowed: use 1 to 128 letters, digits, '.', '_' or '-', not starting with '.', '_' or '-'"
         )
     return name
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host``, a name or an address, is this machine itself."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_reference(what: str, reference: str) -> None:

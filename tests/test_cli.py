@@ -69,6 +69,7 @@ def test_every_command_is_there():
         "plugins",
         "sample",
         "serve",
+        "token",
         "train",
         "train-encoder",
         "translate",
@@ -244,7 +245,7 @@ def test_a_missing_server_is_told_what_to_do(tmp_path):
 def test_serve_answers_and_ends_well_on_sigterm(bundles):
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ganserve", "serve", str(bundles), "--metrics-port", "-1"],
+        [sys.executable, "-m", "ganserve", "serve", str(bundles), "--metrics-port", "-1", "--management-port", "-1"],
         env={**os.environ, "GANSERVE_SERVE_PORT": str(port), "GANSERVE_SERVE_ENGINE": "nonesuch onnxruntime"},
         stderr=subprocess.PIPE,
         text=True,
@@ -273,7 +274,19 @@ def test_serve_answers_and_ends_well_on_sigterm(bundles):
 )
 def test_what_cannot_be_served_is_one_line(arguments, code, message):
     found = subprocess.run(
-        [sys.executable, "-m", "ganserve", "serve", *arguments, "--port", "0", "--metrics-port", "-1"],
+        [
+            sys.executable,
+            "-m",
+            "ganserve",
+            "serve",
+            *arguments,
+            "--port",
+            "0",
+            "--metrics-port",
+            "-1",
+            "--management-port",
+            "-1",
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -28,6 +28,7 @@ from ganserve.codecs.seeds import draw
 from ganserve.commands.process import free_port
 from ganserve.metrics import Metrics
 from ganserve.serving.interceptor import Interceptor
+from ganserve.serving.traffic import Traffic
 from ganserve.serving.wire import FORMATS as WIRE_FORMATS
 from ganserve.spec import Output, Step, Tensor
 from ganserve.testing.echo import LABELS, SIZE, Z_NOISE, image_of, write_bundle
@@ -327,8 +328,9 @@ class Scripted(generation_pb2_grpc.GenerationServicer):
 @pytest.fixture
 async def scripted():
     service = Scripted()
-    interceptor = Interceptor(Metrics())
-    interceptor.accepting = True
+    traffic = Traffic(Metrics())
+    traffic.accepting = True
+    interceptor = Interceptor(traffic)
     server = grpc.aio.server(interceptors=(interceptor,), options=(("grpc.max_receive_message_length", 1 << 20),))
     generation_pb2_grpc.add_GenerationServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -341,7 +343,11 @@ async def scripted():
 LEAVES = [
     errors.InvalidArgument([errors.Violation("count", "0 rows"), errors.Violation("labels[3]", "no such class")]),
     errors.NotFound("no such model"),
+    errors.Unauthenticated("no token"),
+    errors.PermissionDenied("not you"),
     errors.QueueFull("too many rows", 0.25),
+    errors.QuotaExceeded("too many of yours", 0.25),
+    errors.QuotaExceeded("too many of yours, for hours", 7200.0),
     errors.DeadlineExceeded("too late"),
     errors.Cancelled("gone"),
     errors.Unavailable("starting"),
@@ -359,7 +365,7 @@ async def test_every_error_arrives_as_it_was_raised(scripted, error):
     assert type(caught.value) is type(error)
     assert vars(caught.value) == vars(error)
     assert str(caught.value) == str(error)
-    retried = isinstance(error, errors.QueueFull | errors.Unavailable)
+    retried = isinstance(error, errors.QueueFull | errors.Unavailable) or getattr(error, "retry_after", 7200.0) < 1
     assert len(service.calls) == (4 if retried else 1)
 
 

@@ -434,6 +434,15 @@ async def test_a_picture_too_large_is_refused_before_it_is_decoded(bundle: Path)
         assert "16000000 pixels: this server takes at most 65536" in violations(error.value)["image"]
 
 
+async def test_a_search_takes_no_more_steps_than_the_server_allows(bundle: Path) -> None:
+    async with up(bundle, max_steps=5) as one:
+        for asked, taken in ((6, 6), (0, STEPS)):
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await one.invert(request(steps=asked))
+            assert violations(error.value)["steps"] == f"{taken}; this server takes at most 5 steps of a search"
+        assert (await one.invert(request(steps=5)))[1].steps == 5
+
+
 async def test_a_full_queue_refuses_before_the_picture_is_decoded(bundle: Path) -> None:
     async with up(bundle, queue_rows=8, max_batch=1) as one:
         gate = one.watch()

@@ -489,19 +489,19 @@ def test_reloads_under_load_fail_no_call_and_mix_nothing(changing: tuple[Serving
             errors.append(error)
 
     threads = [threading.Thread(target=load, args=(seed,)) for seed in range(4)]
-    with Client(server.address) as client:
+    with Client(server.address) as client, Client(server.management) as manager:
         for thread in threads:
             thread.start()
         try:
             for version in range(2, 8):
                 write(root / "m" / str(version), version=version)
-                client.load_model("m")
+                manager.load_model("m")
                 assert call(client, 99) == version, "from now on nobody gets the old one"
-                client.reload_model("m")
+                manager.reload_model("m")
                 if version == 4:
                     damage(root / "m" / "4")
                     with pytest.raises(LoadFailed, match="versions that serve: 4"):
-                        client.reload_model("m")
+                        manager.reload_model("m")
         finally:
             over.set()
             for thread in threads:
@@ -525,11 +525,11 @@ def test_a_stream_ends_on_the_version_that_it_began_on(changing: tuple[Serving, 
     metrics = server.server.metrics
     before = count(metrics, "models_in_memory")
     old = weakref.ref(server.server.repository.get("t"))
-    with Client(server.address) as client:
+    with Client(server.address) as client, Client(server.management) as manager:
         stream = client.translate_stream("t", frames(), task="fixed")
         assert next(stream).served.version == 1
         write(root / "t" / "2", name="t", version=2, tasks=("fixed",))
-        client.load_model("t")
+        manager.load_model("t")
         assert client.translate("t", np.zeros((16, 16, 3), np.uint8), task="fixed").served.version == 2
         assert count(metrics, "models_in_memory") == before + 1
         loaded.set()
@@ -541,18 +541,18 @@ def test_a_stream_ends_on_the_version_that_it_began_on(changing: tuple[Serving, 
 def test_health_and_list_follow_what_is_loaded(changing: tuple[Serving, Path]) -> None:
     server, root = changing
     write(root / "h", name="h")
-    with Client(server.address) as client:
+    with Client(server.address) as client, Client(server.management) as manager:
         client.wait_ready(30, model="h")
 
         def health() -> int:
             return int(client._stubs.health.Check(health_pb2.HealthCheckRequest(service="h")).status)
 
-        (unloaded,) = client.unload_model("h")
+        (unloaded,) = manager.unload_model("h")
         assert (unloaded.state, unloaded.weight_bytes) == ("unloaded", 0)
         assert health() == health_pb2.HealthCheckResponse.NOT_SERVING
         with pytest.raises(Unavailable, match="it was unloaded"):
             client.sample("h", task="sample", timeout=5)
-        (loaded,) = client.load_model("h")
+        (loaded,) = manager.load_model("h")
         assert (loaded.state, loaded.reason) == ("ready", "")
         assert loaded.weight_bytes == sum(path.stat().st_size for path in (root / "h").glob("*.onnx"))
         assert health() == health_pb2.HealthCheckResponse.SERVING
@@ -561,7 +561,7 @@ def test_health_and_list_follow_what_is_loaded(changing: tuple[Serving, Path]) -
         wait(lambda: health() == health_pb2.HealthCheckResponse.NOT_SERVING)
         wait(lambda: "h" not in [one.name for one in client.models()])
         with pytest.raises(NotFound):
-            client.reload_model("h")
+            manager.reload_model("h")
 
 
 def wait(fact: Callable[[], bool]) -> None:
@@ -750,7 +750,7 @@ def test_models_are_loaded_and_unloaded_from_the_command_line(changing: tuple[Se
     server, _ = changing
 
     def run(*arguments: str) -> Result:
-        return CliRunner().invoke(cli, ["models", *arguments, "--server", server.address])
+        return CliRunner().invoke(cli, ["models", *arguments, "--server", server.management])
 
     unloaded = run("unload", "t", "--json")
     assert unloaded.exit_code == 0, unloaded.output

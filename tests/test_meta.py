@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import math
 import re
 import subprocess
 import sys
@@ -87,7 +88,11 @@ def subclasses(of: type[Exception]) -> Iterator[type[Exception]]:
 REQUEST_ERRORS: list[errors.RequestError] = [
     errors.InvalidArgument.of("count", "0 rows asked for"),
     errors.NotFound("there is no model"),
+    errors.Unauthenticated("this server asks for a token"),
+    errors.PermissionDenied("'alice' may not manage this server"),
     errors.QueueFull("4096 rows are waiting", 1.5),
+    errors.QuotaExceeded("the quota of 'alice' is 40 rows in 60 s", 1.5),
+    errors.QuotaExceeded("50 rows asked for at once", math.inf),
     errors.DeadlineExceeded("2 rows still wait"),
     errors.Cancelled("the caller has gone"),
     errors.Unavailable("the server is draining"),

@@ -335,6 +335,12 @@ def test_statistics_count_what_both_protocols_did(server: Serving, client: trito
     )
 
 
+@pytest.fixture
+def manager(server: Serving) -> Iterator[triton.InferenceServerClient]:
+    with triton.InferenceServerClient(server.management) as found:
+        yield found
+
+
 def test_statistics_are_told_of_models_that_serve(client: triton.InferenceServerClient) -> None:
     assert [one.name for one in client.get_inference_statistics().model_stats] == ["echo"]
     with pytest.raises(InferenceServerException) as caught:
@@ -345,8 +351,13 @@ def test_statistics_are_told_of_models_that_serve(client: triton.InferenceServer
 # The repository.
 
 
-def test_models_are_unloaded_and_loaded(client: triton.InferenceServerClient) -> None:
-    client.unload_model("echo")
+def test_models_are_unloaded_and_loaded(
+    client: triton.InferenceServerClient, manager: triton.InferenceServerClient
+) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        client.unload_model("echo")
+    assert caught.value.status() == "StatusCode.PERMISSION_DENIED"
+    manager.unload_model("echo")
     assert not client.is_model_ready("echo")
     (entry,) = client.get_model_repository_index().models
     assert (entry.name, entry.state, entry.reason[:15]) == ("echo", "UNAVAILABLE", "it was unloaded")
@@ -355,19 +366,19 @@ def test_models_are_unloaded_and_loaded(client: triton.InferenceServerClient) ->
             call()
         assert caught.value.status() == "StatusCode.UNAVAILABLE"
     assert not client.get_inference_statistics().model_stats
-    client.load_model("echo")
+    manager.load_model("echo")
     assert client.is_model_ready("echo")
     assert client.infer("echo", entered(1), parameters=SAMPLE).as_numpy("image").shape == (1, SIZE, SIZE, 3)
     (stats,) = client.get_inference_statistics("echo").model_stats
     assert (stats.inference_count, stats.inference_stats.success.count) == (1, 1)
 
 
-def test_what_cannot_be_loaded_is_told(client: triton.InferenceServerClient) -> None:
+def test_what_cannot_be_loaded_is_told(manager: triton.InferenceServerClient) -> None:
     for call, status, expected in (
-        (lambda: client.load_model("unknown"), "NOT_FOUND", "there is no model 'unknown'"),
-        (lambda: client.unload_model("unknown"), "NOT_FOUND", "there is no model 'unknown'"),
-        (lambda: client.load_model(""), "INVALID_ARGUMENT", "model_name: empty"),
-        (lambda: client.load_model("echo", config="{}"), "INVALID_ARGUMENT", "parameters[config]: is unknown here"),
+        (lambda: manager.load_model("unknown"), "NOT_FOUND", "there is no model 'unknown'"),
+        (lambda: manager.unload_model("unknown"), "NOT_FOUND", "there is no model 'unknown'"),
+        (lambda: manager.load_model(""), "INVALID_ARGUMENT", "model_name: empty"),
+        (lambda: manager.load_model("echo", config="{}"), "INVALID_ARGUMENT", "parameters[config]: is unknown here"),
     ):
         with pytest.raises(InferenceServerException) as caught:
             call()

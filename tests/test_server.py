@@ -31,8 +31,9 @@ from ganserve.errors import GanserveError
 from ganserve.plugins import installed
 from ganserve.serving.model import Settings
 from ganserve.serving.plan import LoadedGraph
+from ganserve.serving.ports import ACCEPT_SECONDS
 from ganserve.serving.repository import Repository
-from ganserve.serving.server import ACCEPT_SECONDS, Server, ServerSettings, running
+from ganserve.serving.server import Server, ServerSettings, running
 from ganserve.testing.echo import LABELS, SIZE, WALK_NOISE, Z_NOISE, image_of
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import generation_pb2_grpc, media_pb2, models_pb2, models_pb2_grpc
@@ -253,7 +254,7 @@ async def test_ten_thousand_concurrent_random_requests_all_get_their_own_images(
 async def test_calls_that_a_busy_server_has_not_accepted_wait_as_long_as_it_says_and_are_not_cancelled(
     echo: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, heard: grpc.StatusCode
 ) -> None:
-    monkeypatch.setattr("ganserve.serving.server.ACCEPT_SECONDS", seconds)
+    monkeypatch.setattr("ganserve.serving.ports.ACCEPT_SECONDS", seconds)
     async with up(echo) as one:
         calls = [one.generation.Sample(request()) for _ in range(20)]
         await asyncio.sleep(0)
@@ -681,7 +682,7 @@ async def test_a_start_that_is_cut_short_does_not_begin_to_answer(echo: Path, mo
         begin.set()
         await one.server.ready.wait()
         assert not one.server.repository.serves("echo")
-        assert not one.server._interceptor.accepting
+        assert not one.server.traffic.accepting
 
 
 async def test_reflection_lists_the_services(one: Up) -> None:
@@ -728,7 +729,8 @@ class Process:
     """``ganserve serve`` as an operator starts it."""
 
     def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "ganserve", "serve", "--port", "0", "--metrics-port", "0", "--threads", "1"]
+        command = [sys.executable, "-m", "ganserve", "serve", "--port", "0", "--metrics-port", "0"]
+        command.extend(("--management-port", "-1", "--threads", "1"))
         self.process = subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         address, self.metrics = self.wait_for(r"listening on ([0-9.:]+), metrics on port (\d+)")

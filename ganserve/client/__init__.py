@@ -5,6 +5,7 @@
 
 from ganserve.client.aio import AsyncClient
 from ganserve.client.blocking import Client
+from ganserve.client.channel import Tls
 from ganserve.client.grid import grid, mixing_sheet
 from ganserve.client.inversion import Inversion, InvertOptions, InvertProgress, Quality
 from ganserve.client.latents import MakingOptions, Mixture, Point, WalkFrame
@@ -36,6 +37,7 @@ __all__ = [
     "Served",
     "TaskInfo",
     "TensorInfo",
+    "Tls",
     "TranslateOptions",
     "Translation",
     "WalkFrame",

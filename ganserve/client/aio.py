@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from grpc_health.v1 import health_pb2
 
-from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, channel_options, stubs
+from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, Tls, access_of, channel_options, stubs
 from ganserve.client.frames import Frames
 from ganserve.client.inversion import (
     Inversion,
@@ -55,10 +55,21 @@ class AsyncClient:
     """
 
     def __init__(
-        self, address: str = ADDRESS, *, timeout: float = TIMEOUT, max_reply_bytes: int = MAX_REPLY_BYTES
+        self,
+        address: str = ADDRESS,
+        *,
+        timeout: float = TIMEOUT,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+        token: str | None = None,
+        tls: Tls | bool | None = None,
     ) -> None:
         self.address, self._timeout, self._max_reply_bytes = address, timeout, max_reply_bytes
-        self._channel = grpc.aio.insecure_channel(address, channel_options(max_reply_bytes))
+        access, options = access_of(address, token, tls), channel_options(max_reply_bytes)
+        if access.credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options)
+        else:
+            self._channel = grpc.aio.secure_channel(address, access.credentials, options)
+        self._metadata = access.metadata
         self._stubs = stubs(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -222,14 +233,14 @@ class AsyncClient:
 
     async def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         try:
-            return await method(request, timeout=self._seconds(timeout))
+            return await method(request, timeout=self._seconds(timeout), metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of(error) from error
 
     async def _stream(
         self, method: Callable[..., Any], request: Any, read: Callable[[Any], T], timeout: float | None
     ) -> AsyncGenerator[T]:
-        call = method(request, timeout=self._seconds(timeout))
+        call = method(request, timeout=self._seconds(timeout), metadata=self._metadata)
         try:
             async for reply in call:
                 yield read(reply)
@@ -239,7 +250,9 @@ class AsyncClient:
             call.cancel()
 
     async def _translations(self, sent: Frames, timeout: float | None) -> AsyncIterator[Translation]:
-        call = self._stubs.generation.TranslateStream(sent.messages_awaited(), timeout=self._seconds(timeout))
+        call = self._stubs.generation.TranslateStream(
+            sent.messages_awaited(), timeout=self._seconds(timeout), metadata=self._metadata
+        )
         try:
             async for reply in call:
                 yield translation_of(reply.translation, reply.served)

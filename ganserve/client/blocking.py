@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from grpc_health.v1 import health_pb2
 
-from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, channel_options, stubs
+from ganserve.client.channel import ADDRESS, MAX_REPLY_BYTES, TIMEOUT, Tls, access_of, channel_options, stubs
 from ganserve.client.frames import Frames
 from ganserve.client.inversion import (
     Inversion,
@@ -54,13 +54,28 @@ class Client:
 
     A call takes at most ``timeout`` seconds unless it says otherwise, retries included. Every method raises the
     :class:`ganserve.errors.RequestError` that the server's status stands for.
+
+    ``token`` is shown with every call. ``tls=True`` encrypts and asks the server for a certificate of an authority that gRPC knows;
+    :class:`ganserve.client.Tls` names other authorities, or a certificate of the client's own. By default the connection is plain
+    text, over which a token goes to this machine only; ``tls=False`` says that something else encrypts it.
     """
 
     def __init__(
-        self, address: str = ADDRESS, *, timeout: float = TIMEOUT, max_reply_bytes: int = MAX_REPLY_BYTES
+        self,
+        address: str = ADDRESS,
+        *,
+        timeout: float = TIMEOUT,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+        token: str | None = None,
+        tls: Tls | bool | None = None,
     ) -> None:
         self.address, self._timeout, self._max_reply_bytes = address, timeout, max_reply_bytes
-        self._channel = grpc.insecure_channel(address, channel_options(max_reply_bytes))
+        access, options = access_of(address, token, tls), channel_options(max_reply_bytes)
+        if access.credentials is None:
+            self._channel = grpc.insecure_channel(address, options)
+        else:
+            self._channel = grpc.secure_channel(address, access.credentials, options)
+        self._metadata = access.metadata
         self._stubs = stubs(self._channel)
 
     def __enter__(self) -> Self:
@@ -179,7 +194,9 @@ class Client:
         """
         settings = translate_request(model, None, max_reply_bytes=self._max_reply_bytes, **options)
         sent = Frames(settings, iter(frames))
-        call = self._stubs.generation.TranslateStream(sent.messages(), timeout=self._seconds(timeout))
+        call = self._stubs.generation.TranslateStream(
+            sent.messages(), timeout=self._seconds(timeout), metadata=self._metadata
+        )
         return self._translations(call, sent)
 
     def invert(
@@ -256,14 +273,14 @@ class Client:
 
     def _call(self, method: Callable[..., Any], request: Any, timeout: float | None) -> Any:
         try:
-            return method(request, timeout=self._seconds(timeout))
+            return method(request, timeout=self._seconds(timeout), metadata=self._metadata)
         except grpc.RpcError as error:
             raise error_of(error) from error
 
     def _stream(
         self, method: Callable[..., Any], request: Any, read: Callable[[Any], T], timeout: float | None
     ) -> Generator[T]:
-        call = method(request, timeout=self._seconds(timeout))
+        call = method(request, timeout=self._seconds(timeout), metadata=self._metadata)
         try:
             for reply in call:
                 yield read(reply)

@@ -1,10 +1,14 @@
 """How the clients connect: channel options, retries, and the stubs of the services that they call."""
 
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc
+import msgspec
 from grpc_health.v1 import health_pb2_grpc
 
+from ganserve.names import is_loopback
 from ganserve.v1 import generation_pb2_grpc, inversion_pb2_grpc, latents_pb2_grpc, models_pb2_grpc
 
 ADDRESS = "localhost:8001"
@@ -35,6 +39,46 @@ SERVICE_CONFIG = {
     ],
 }
 """gRPC's service config. A server that is full names its own delay (``grpc-retry-pushback-ms``), which replaces the backoff."""
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """Files in PEM: the authorities that may have signed the server's certificate (None: those that gRPC comes with), and, for a server that
+    asks for them, the client's certificate with its chain and its key."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+
+
+class Access(msgspec.Struct, frozen=True):
+    """How a client makes itself known: ``credentials`` of the connection (None: plain text), ``metadata`` of every call."""
+
+    credentials: grpc.ChannelCredentials | None
+    metadata: tuple[tuple[str, str], ...]
+
+
+def access_of(address: str, token: str | None, tls: Tls | bool | None) -> Access:
+    """The access that a client of ``address`` asked for; ValueError for a token that anyone on the way could read."""
+    if token is not None and tls is None and not is_loopback(_host(address)):
+        raise ValueError(
+            f"the token would go to {address} in plain text: give tls=True, or tls=False if something else encrypts the connection"
+        )
+    found = Tls() if tls is True else (tls or None)
+    credentials = None
+    if found is not None:
+        read = [None if path is None else path.read_bytes() for path in (found.ca, found.key, found.cert)]
+        credentials = grpc.ssl_channel_credentials(*read)
+    return Access(credentials, () if token is None else (("authorization", f"Bearer {token}"),))
+
+
+def _host(address: str) -> str:
+    """The host of ``address``, with or without a port and gRPC's scheme."""
+    host = address.rpartition("/")[2]
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    for scheme in ("dns:", "ipv4:", "ipv6:"):
+        host = host.removeprefix(scheme)
+    return host if host.count(":") > 1 else host.partition(":")[0]
 
 
 class Stubs(NamedTuple):

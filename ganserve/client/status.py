@@ -1,5 +1,7 @@
 """gRPC statuses → the errors of :mod:`ganserve.errors`."""
 
+import math
+
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
@@ -12,8 +14,11 @@ from ganserve.errors import (
     InvalidArgument,
     LoadFailed,
     NotFound,
+    PermissionDenied,
     QueueFull,
+    QuotaExceeded,
     RequestError,
+    Unauthenticated,
     Unavailable,
     Violation,
 )
@@ -24,6 +29,8 @@ _PLAIN = {
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.FAILED_PRECONDITION: LoadFailed,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
 }
 
 
@@ -34,6 +41,9 @@ def error_of(error: grpc.RpcError) -> RequestError:
         return _PLAIN[code](text)
     if code is grpc.StatusCode.INVALID_ARGUMENT and (request := _detail(error, error_details_pb2.BadRequest())):
         return InvalidArgument([Violation(one.field, one.description) for one in request.field_violations])
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _detail(error, error_details_pb2.QuotaFailure()):
+        wait = _detail(error, error_details_pb2.RetryInfo())
+        return QuotaExceeded(text, wait.retry_delay.ToTimedelta().total_seconds() if wait else math.inf)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (retry := _detail(error, error_details_pb2.RetryInfo())):
         return QueueFull(text, retry.retry_delay.ToTimedelta().total_seconds())
     if code is grpc.StatusCode.INTERNAL and (logged := _detail(error, error_details_pb2.RequestInfo())):

@@ -11,7 +11,7 @@ import click
 import msgspec
 import numpy as np
 
-from ganserve.commands.options import Colour, label_of, number_of, server_option
+from ganserve.commands.options import Colour, Remote, label_of, number_of, server_option
 from ganserve.commands.output import asking, progress, write_file
 from ganserve.commands.pictures import each, find_pictures, targets_of, tell_failed
 from ganserve.commands.sample import SUFFIXES
@@ -86,7 +86,7 @@ def command(
     image_format: str,
     overwrite: bool,
     parallel: int,
-    server: str,
+    server: Remote,
     **options: Any,
 ) -> None:
     """Ask a server for the latents from which MODEL makes the pictures IN.

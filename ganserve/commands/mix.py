@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ganserve.commands.options import label_of, number_of, points_of, server_option
+from ganserve.commands.options import Remote, label_of, number_of, points_of, server_option
 from ganserve.commands.output import asking, progress, watched, write_png
 
 
@@ -53,7 +53,7 @@ def command(
     version: int | None,
     out: Path,
     timeout: float,
-    server: str,
+    server: Remote,
 ) -> None:
     """Ask a server to mix images of MODEL, every base with every style, and write one sheet with the sources at its edges.
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganserve.commands.options import json_option, server_option
+from ganserve.commands.options import Remote, json_option, server_option
 from ganserve.commands.output import asking, console, print_json, table
 
 if TYPE_CHECKING:
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True, help="Seconds to wait."
 )
-def command(action: str, model: str | None, server: str, as_json: bool, timeout: float) -> None:
+def command(action: str, model: str | None, server: Remote, as_json: bool, timeout: float) -> None:
     """List the models of a running server: their versions and state, the engines that serve them, the values their tasks read, and the
     latents that may be walked and mixed.
 
     A bundle that cannot be served is listed with the reason. --json adds tensors, directions, value ranges, class names, licence and provenance.
 
     load has MODEL serve what its folders hold now, new and changed versions; unload has it answer no more calls; reload loads it
-    anew. No call fails meanwhile; where a new version fails, the old one stays and the reason is told.
+    anew. No call fails meanwhile; where a new version fails, the old one stays and the reason is told. They are answered on the
+    server's --management-port.
 
     \b
     Examples:
       ganserve models
       ganserve models --server gpu-box:8001
       ganserve models --json
-      ganserve models load dcgan-fashion
-      ganserve models unload dcgan-fashion
+      ganserve models load dcgan-fashion --server localhost:8003
+      ganserve models unload dcgan-fashion --server localhost:8003
     """
     if (action == "list") != (model is None):
         raise click.UsageError(

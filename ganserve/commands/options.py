@@ -1,17 +1,78 @@
 """The options that several commands share."""
 
+import os
+from collections.abc import Callable
 from decimal import Decimal
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 if TYPE_CHECKING:
+    from ganserve.client import Tls
     from ganserve.serving.model import EngineChoice
 
-server_option = click.option(
-    "--server", default="localhost:8001", show_default=True, metavar="HOST:PORT", help="The server to ask."
-)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+_REMOTE = (
+    click.option(
+        "--server", default="localhost:8001", show_default=True, metavar="HOST:PORT", help="The server to ask."
+    ),
+    click.option(
+        "--token",
+        help="The bearer token to show [GANSERVE_TOKEN, which others on this machine cannot read as they can a command line].",
+    ),
+    click.option(
+        "--tls/--no-tls",
+        default=None,
+        help="Encrypt; --no-tls sends a token in plain text to another machine, where something else encrypts.",
+    ),
+    click.option("--tls-ca", type=_FILE, metavar="FILE", help="Authorities that may have signed the server's certificate, PEM."),
+    click.option("--tls-cert", type=_FILE, metavar="FILE", help="The client's certificate with its chain, PEM."),
+    click.option("--tls-key", type=_FILE, metavar="FILE", help="The certificate's key, PEM."),
+)  # fmt: skip
+
+
+class Remote(NamedTuple):
+    """A server to ask, and how."""
+
+    address: str
+    token: str | None = None
+    tls: "Tls | bool | None" = None
+
+    def __str__(self) -> str:
+        return self.address
+
+
+def server_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name a server and say how to reach it to ``command``, which gets them as a :class:`Remote` ``server``."""
+
+    @wraps(command)
+    def collected(
+        server: str,
+        token: str | None,
+        tls: bool | None,
+        tls_ca: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        **given: Any,
+    ) -> None:
+        from ganserve.client import Tls
+
+        if (tls_cert is None) != (tls_key is None):
+            raise click.UsageError("a client's certificate needs both --tls-cert and --tls-key")
+        files = Tls(ca=tls_ca, cert=tls_cert, key=tls_key)
+        if files != Tls() and tls is False:
+            raise click.UsageError("--no-tls leaves no use for --tls-ca, --tls-cert and --tls-key")
+        token = token or os.environ.get("GANSERVE_TOKEN") or None
+        command(server=Remote(server, token, tls if files == Tls() else files), **given)
+
+    for option in reversed(_REMOTE):
+        collected = option(collected)
+    return collected
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 plugins_dir_option = click.option(
     "--plugins-dir",

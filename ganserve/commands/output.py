@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ganserve.errors import Unavailable
+from ganserve.commands.options import Remote
+from ganserve.errors import Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,13 +24,21 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def asking(server: str) -> "Iterator[Client]":
-    """A client of ``server``; one that does not answer is told with what to do about it."""
+def asking(server: Remote) -> "Iterator[Client]":
+    """A client of ``server``; one that does not answer, or asks for a token, is told with what to do about it."""
     from ganserve.client import Client
 
-    with Client(server) as client:
+    try:
+        client = Client(server.address, token=server.token, tls=server.tls)
+    except ValueError as error:
+        raise click.ClickException(f"{error} (--tls, --no-tls)") from error
+    with client:
         try:
             yield client
+        except Unauthenticated as error:
+            raise click.ClickException(
+                f"{server} wants to know who asks: {error} (GANSERVE_TOKEN, or --token)"
+            ) from error
         except Unavailable as error:
             raise click.ClickException(
                 f"{server} is unavailable: {error}; start a server with `ganserve serve`, or name another with --server"

@@ -18,7 +18,8 @@ PATIENCE = 60.0
 def server(bundles: Path, log: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """``ganserve serve`` as a process of its own, logging to ``log``, and its address; killed if it is still there at the end."""
     port = free_port()
-    command = [sys.executable, "-m", "ganserve", "serve", str(bundles), "--port", str(port), "--metrics-port", "0"]
+    command = [sys.executable, "-m", "ganserve", "serve", str(bundles), "--port", str(port)]
+    command.extend(("--metrics-port", "0", "--management-port", "-1"))
     command.extend(options)
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)

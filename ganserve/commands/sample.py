@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganserve.commands.options import label_of, number_of, server_option
+from ganserve.commands.options import Remote, label_of, number_of, server_option
 from ganserve.commands.output import asking, progress, watched, write_file, write_png
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def command(
     out: Path | None,
     sheet: Path | None,
     timeout: float,
-    server: str,
+    server: Remote,
 ) -> None:
     """Ask a server for images of MODEL and write them to files, one each, in one grid, or both.
 

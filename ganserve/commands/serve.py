@@ -1,15 +1,19 @@
 """``ganserve serve``."""
 
 import asyncio
-import logging
-import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ganserve.commands.access import access_options
+from ganserve.commands.log import start_log
 from ganserve.commands.options import engine_of, plugins_dir_option
+
+if TYPE_CHECKING:
+    from ganserve.serving.gates import Access
+    from ganserve.serving.ports import Connections
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -27,6 +31,7 @@ LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     help="HTTP port of /metrics; 0: a free one, -1: none.",
 )
+@access_options
 @click.option(
     "--engine",
     "engines",
@@ -103,6 +108,9 @@ LEVELS = ("debug", "info", "warning", "error")
     help="The most pixels of a picture in a request.",
 )
 @click.option(
+    "--max-steps", type=click.IntRange(min=1), default=10_000, show_default=True, help="The most steps of an inversion."
+)
+@click.option(
     "--stream-frames",
     type=click.IntRange(min=1),
     default=8,
@@ -125,12 +133,21 @@ LEVELS = ("debug", "info", "warning", "error")
 @click.option(
     "--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="The least that is logged."
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
+    help="Lines for people, or a JSON object a line for machines.",
+)
 @plugins_dir_option
 def command(
     bundles: tuple[Path, ...],
     host: str,
     port: int,
     metrics_port: int,
+    access: "Access",
+    connections: "Connections",
     engines: tuple[str, ...],
     device: str,
     provider: str | None,
@@ -146,13 +163,15 @@ def command(
     max_rows: int,
     max_request_bytes: int,
     max_picture_pixels: int,
+    max_steps: int,
     stream_frames: int,
     provenance: bool,
     grace: float,
     log_level: str,
+    log_format: str,
     plugins_dir: Path | None,
 ) -> None:
-    """Serve bundles over gRPC: ganserve.v1, health and reflection on one port, Prometheus metrics on another.
+    """Serve bundles over gRPC: ganserve.v1, health and reflection on one port, Prometheus metrics on another, management on a third.
 
     BUNDLES are bundles or folders of bundles (default: ./bundles). Each is verified, loaded on the first --engine that
     reproduces its golden rows, and served; one that fails is reported and hinders no other. SIGTERM lets running calls finish
@@ -163,6 +182,7 @@ def command(
       ganserve serve
       ganserve serve bundles/dcgan-fashion --port 9000 --threads 1
       ganserve serve bundles --engine openvino:bf16 --engine onnxruntime
+      ganserve serve bundles --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --token-file tokens.json
     Then, elsewhere:
       ganserve models
       ganserve sample dcgan-fashion --n 16
@@ -172,7 +192,7 @@ def command(
     from ganserve.serving.policy import Lifecycle
     from ganserve.serving.server import ServerSettings, serve
 
-    start_log(log_level)
+    start_log(log_level, log_format)
     settings = ServerSettings(
         bundles=bundles or (Path("bundles"),),
         host=host,
@@ -194,7 +214,10 @@ def command(
         queue_bytes=queue_bytes,
         max_request_bytes=max_request_bytes,
         max_picture_pixels=max_picture_pixels,
+        max_steps=max_steps,
         stream_frames=stream_frames,
+        connections=connections,
+        access=access,
         provenance=provenance,
         grace=grace,
     )
@@ -208,22 +231,6 @@ def _run(server: Coroutine[Any, Any, None]) -> None:
         asyncio.run(server)
     else:
         run(server)
-
-
-def start_log(level: str) -> None:
-    """Log to stderr: for people where it is a terminal, else one plain line an event."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.logging import RichHandler
-
-        logging.basicConfig(
-            level=level.upper(),
-            format="%(message)s",
-            datefmt="%X",
-            handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-        )
-    else:
-        logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 def _versions(text: str):  # type: ignore[no-untyped-def]

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ganserve.commands.options import Colour, label_of, number_of, server_option
+from ganserve.commands.options import Colour, Remote, label_of, number_of, server_option
 from ganserve.commands.output import asking, progress, write_file
 from ganserve.commands.pictures import each, find_pictures, targets_of, tell_failed
 from ganserve.commands.sample import SUFFIXES
@@ -66,7 +66,7 @@ def command(
     image_format: str,
     overwrite: bool,
     parallel: int,
-    server: str,
+    server: Remote,
     **options: Any,
 ) -> None:
     """Ask a server to translate the pictures IN with MODEL and write each result to --out, under the picture's name.

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ganserve.commands.options import label_of, number_of, points_of, server_option
+from ganserve.commands.options import Remote, label_of, number_of, points_of, server_option
 from ganserve.commands.output import asking, progress, watched
 from ganserve.commands.video import writer
 
@@ -73,7 +73,7 @@ def command(
     image_label: str | None,
     image_numbers: tuple[str, ...],
     out: Path,
-    server: str,
+    server: Remote,
     **options: Any,
 ) -> None:
     """Ask a server to walk from image to image of MODEL, and write the frames as a video.

@@ -1,8 +1,4 @@
-"""One request, free of protobuf: checked against its task, decoded, run, and its rows encoded.
-
-Every front (ganserve.v1 and those to come) makes an :class:`Ask` and reads :class:`Result` s, so all of them share the same
-checks, seeds, batches and errors.
-"""
+"""One request, free of protobuf: checked, decoded, run and encoded; every front makes an :class:`Ask` of it and reads :class:`Result` s."""
 
 import asyncio
 import math
@@ -259,8 +255,8 @@ class Call:
     def seconds(self) -> dict[str, float]:
         """Seconds spent so far: decoding pictures (where there are any), in the queue, on the engine, encoding, and in all."""
         total, times = time.monotonic() - self._started, self._way.times
-        decode = {"decode": self.decode_seconds} if self.frames else {}
-        return decode | {"queue": times.queue, "engine": times.engine, "encode": self.encode_seconds, "total": total}
+        told = {"queue": times.queue, "engine": times.engine, "encode": self.encode_seconds, "total": total}
+        return {"decode": self.decode_seconds} | told if self.frames else told
 
     def results(self) -> "Results":
         """The rows in order, each as soon as it and those before it are there. Close it when the caller goes.

@@ -18,6 +18,7 @@ import numpy as np
 from ganserve.codecs import Frame, Media
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.quality import Quality, quality_of
+from ganserve.serving.access import charge
 from ganserve.serving.batcher import Arrays
 from ganserve.serving.call import SEED, Ask, Way, Workers
 from ganserve.serving.lookout import Lookout, Progress
@@ -31,6 +32,9 @@ Start: TypeAlias = Literal["average", "samples", "encoder", "given"]
 
 PICTURE = "image"
 """The request value that is inverted."""
+
+MOST_STEPS = 10_000
+"""The most steps of a search, unless the server is told otherwise."""
 
 SAMPLES = 16
 """How many samples are tried by default."""
@@ -77,8 +81,8 @@ class Search:
     once it has been read.
     """
 
-    def __init__(self, ask: InvertAsk, workers: Workers) -> None:
-        self._ask, self._workers = ask, workers
+    def __init__(self, ask: InvertAsk, workers: Workers, max_steps: int = MOST_STEPS) -> None:
+        self._ask, self._workers, self._max_steps = ask, workers, max_steps
         self._clock = workers.executor.clock
         self._came = self._clock()
         task, metrics = ask.task.task, workers.metrics
@@ -172,6 +176,9 @@ class Search:
         loop = self._seeking.plan.segments[self._loop]
         assert isinstance(loop, LoopSegment)
         steps = int(loop.limits(tensors, self._rows)[0])
+        if steps > self._max_steps:
+            raise InvalidArgument.of("steps", f"{steps}; this server takes at most {self._max_steps} steps of a search")
+        charge(steps + self._rows)
         if self._starting is not None and self.start != "given":
             name = self._inversion.starts[self.start]
             found = await self._carry(self._starting, before, (name,))

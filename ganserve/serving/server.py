@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -27,19 +28,25 @@ from ganserve.codecs import PictureLimits
 from ganserve.errors import GanserveError
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
+from ganserve.serving.access import Gate
 from ganserve.serving.batcher import Batcher
 from ganserve.serving.call import Workers
 from ganserve.serving.executor import Executor
+from ganserve.serving.gates import MANAGEMENT_HOST, Access, gates
 from ganserve.serving.health import Health
 from ganserve.serving.interceptor import Interceptor
+from ganserve.serving.inversion import MOST_STEPS
 from ganserve.serving.model import Settings
 from ganserve.serving.policy import Lifecycle
+from ganserve.serving.ports import Connections, Services, bind, make_server
 from ganserve.serving.repository import Repository
 from ganserve.serving.service import Generation
 from ganserve.serving.service_inversion import Inversion
 from ganserve.serving.service_latents import Latents
 from ganserve.serving.service_models import Models
 from ganserve.serving.service_oip import OpenInference
+from ganserve.serving.tls import server_credentials
+from ganserve.serving.traffic import Traffic
 from ganserve.serving.watch import watch
 from ganserve.v1 import (
     generation_pb2,
@@ -62,9 +69,7 @@ OWN_SERVICES = (
 )
 SERVICES = (*OWN_SERVICES, inference.SERVICE)
 
-ACCEPT_SECONDS = 24 * 60 * 60
-"""How long a call may wait for a busy event loop to accept it. By default gRPC cancels it after 30 s, and its caller hears CANCELLED,
-though it has not gone; how long to wait is for its deadline to say."""
+REFLECTED = (*OWN_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,10 +91,16 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The largest request; a picture of 3840x2160 pixels takes up to 25 MB as PNG."""
     max_picture_pixels: int = 64 << 20
     """The most pixels of one picture in a request."""
+    max_steps: int = MOST_STEPS
+    """The most steps of one inversion."""
     stream_frames: int = 8
     """The most frames of one TranslateStream that are read and not answered."""
     encode_threads: int = os.cpu_count() or 1
     """Threads that decode and encode pictures."""
+    connections: Connections = Connections()
+    """What clients' connections may cost."""
+    access: Access = Access()
+    """Who may reach what."""
     provenance: bool = True
     """Whether files of pictures say that a model made them, which one, and from which seed."""
     grace: float = 20.0
@@ -101,22 +112,44 @@ class Server:
 
     def __init__(
         self,
-        server: grpc.aio.Server,
         settings: ServerSettings,
         repository: Repository,
-        interceptor: Interceptor,
-        metrics: Metrics,
+        traffic: Traffic,
     ) -> None:
         self.settings = settings
         self.repository = repository
-        self.metrics = metrics
+        self.traffic = traffic
+        self.metrics = traffic.metrics
         self.ready = asyncio.Event()
         self.port = 0
+        self.management_port: int | None = None
         self.metrics_port = 0
         self.health = Health()
-        self._server = server
-        self._interceptor = interceptor
+        self._servers: list[grpc.aio.Server] = []
         self._draining = False
+
+    async def listen(self, services: Services) -> None:
+        """Open the ports."""
+        settings, access = self.settings, self.settings.access
+        found = await gates(access, settings.host, settings.port)
+        credentials = None if access.tls is None else server_credentials(access.tls)
+        public = self._add(found.public, services)
+        self.port = bind(public, f"{settings.host}:{settings.port}", "--port", credentials)
+        if found.management is not None:
+            management = self._add(found.management, services)
+            address = f"{MANAGEMENT_HOST}:{access.management_port}"
+            self.management_port = bind(management, address, "--management-port", None)
+
+    def _add(self, gate: Gate, services: Services) -> grpc.aio.Server:
+        interceptor, most = Interceptor(self.traffic, gate), self.settings.max_request_bytes
+        server = make_server(interceptor, services, self.settings.connections, most)
+        self._servers.append(server)
+        return server
+
+    async def start(self) -> None:
+        """Begin to answer, health checks at first."""
+        for server in self._servers:
+            await server.start()
 
     async def load(self) -> None:
         """Load the bundles off the event loop, then begin to answer, unless it is time to end by then."""
@@ -126,7 +159,7 @@ class Server:
         self.repository.on_change = self._tell_health
         for service in ("", *SERVICES):
             self.health.set(service, True)
-        self._interceptor.accepting = not self._draining
+        self.traffic.accepting = not self._draining
         self.ready.set()
 
     async def watch(self) -> None:
@@ -141,20 +174,23 @@ class Server:
         # gRPC cancels calls that it has received but not handed over; while it still runs, they are told UNAVAILABLE.
         end = time.monotonic() + self.settings.grace
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._interceptor.idle.wait(), self.settings.grace)
-        await self._server.stop(max(0.0, end - time.monotonic()))
+            await asyncio.wait_for(self.traffic.idle.wait(), self.settings.grace)
+        await self._stop(max(0.0, end - time.monotonic()))
 
     async def stop(self) -> None:
         """Turn unready and stop; calls that run are cancelled."""
         self._close()
-        await self._server.stop(0)
+        await self._stop(0)
+
+    async def _stop(self, grace: float) -> None:
+        await asyncio.gather(*[server.stop(grace) for server in self._servers])
 
     def _tell_health(self, model: str) -> None:
         self.health.set(model, self.repository.serves(model))
 
     def _close(self) -> None:
         self._draining = True
-        self._interceptor.accepting = False
+        self.traffic.accepting = False
         self.repository.stop_loading()
         self.health.close()
 
@@ -174,17 +210,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
     )
     metrics.engine_preferred.labels(settings.models.engines[0].name).set(1)
     metrics.watch_queue(settings.models.device, lambda: batcher.waiting)
-    interceptor = Interceptor(metrics)
-    grpc_server = grpc.aio.server(
-        interceptors=(interceptor,),
-        options=(
-            ("grpc.max_receive_message_length", settings.max_request_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
-            ("grpc.server_max_unrequested_time_in_server", ACCEPT_SECONDS),
-        ),
-    )
-    server = Server(grpc_server, settings, repository, interceptor, metrics)
+    server = Server(settings, repository, Traffic(metrics))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(repository.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, "encode"))
@@ -194,27 +220,22 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         workers = Workers(executor, pool, metrics, limits, settings.provenance)
         max_rows = min(settings.max_rows, settings.queue_rows)
         generation = Generation(repository, workers, max_rows, settings.stream_frames)
-        generation_pb2_grpc.add_GenerationServicer_to_server(generation, grpc_server)
-        latents_pb2_grpc.add_LatentsServicer_to_server(Latents(repository, workers, max_rows), grpc_server)
-        inversion_pb2_grpc.add_InversionServicer_to_server(Inversion(repository, workers, max_rows), grpc_server)
-        models_pb2_grpc.add_ModelsServicer_to_server(Models(repository), grpc_server)
+        latents = Latents(repository, workers, max_rows)
+        inversion = Inversion(repository, workers, max_rows, settings.max_steps)
+        stack.push_async_callback(server.stop)
         open_inference = OpenInference(
             repository,
             workers,
-            interceptor,
+            server.traffic,
             max_rows=max_rows,
             max_batch=settings.models.max_batch,
             window=settings.stream_frames,
         )
-        grpc_server.add_generic_rpc_handlers((inference.handlers(open_inference),))
-        health_pb2_grpc.add_HealthServicer_to_server(server.health, grpc_server)
-        usual = (*OWN_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-        reflection.enable_server_reflection((*usual, inference.SERVICE), grpc_server, inference.pool_with(usual))
-        stack.push_async_callback(grpc_server.stop, 0)
-        server.port = _bind(grpc_server, settings)
+        offered = services(generation, latents, inversion, Models(repository), open_inference, server.health)
+        await server.listen(offered)
         if settings.metrics_port is not None:
             server.metrics_port = await stack.enter_async_context(_metrics_over_http(metrics, settings))
-        await grpc_server.start()
+        await server.start()
         loading, watching = asyncio.create_task(server.load()), asyncio.create_task(server.watch())
         try:
             yield server
@@ -224,11 +245,35 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
             await loading
 
 
+def services(
+    generation: Generation,
+    latents: Latents,
+    inversion: Inversion,
+    models: Models,
+    open_inference: OpenInference,
+    health: Health,
+) -> Services:
+    """Every service that a server offers; each rpc of theirs is classified in :mod:`ganserve.serving.methods`."""
+    return (
+        partial(generation_pb2_grpc.add_GenerationServicer_to_server, generation),
+        partial(latents_pb2_grpc.add_LatentsServicer_to_server, latents),
+        partial(inversion_pb2_grpc.add_InversionServicer_to_server, inversion),
+        partial(models_pb2_grpc.add_ModelsServicer_to_server, models),
+        partial(health_pb2_grpc.add_HealthServicer_to_server, health),
+        lambda server: server.add_generic_rpc_handlers((inference.handlers(open_inference),)),
+        lambda server: reflection.enable_server_reflection(
+            (*REFLECTED, inference.SERVICE), server, inference.pool_with(REFLECTED)
+        ),
+    )
+
+
 async def serve(settings: ServerSettings, plugins: Plugins) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once."""
     signals = _signals()
     async with running(settings, plugins) as server:
         log.info("listening on %s:%d, metrics on port %d", settings.host, server.port, server.metrics_port)
+        if server.management_port is not None:
+            log.info("management calls on %s:%d", MANAGEMENT_HOST, server.management_port)
         announce = asyncio.create_task(_announce(server))
         await signals.get()
         log.info("draining for at most %.0f s; signal again to stop at once", settings.grace)
@@ -267,16 +312,6 @@ async def _announce(server: Server) -> None:
     gc.freeze()
     states = [f"{entry.name} {entry.version or ''} {entry.state}".replace("  ", " ") for entry in server.repository]
     log.info("ready: %s", ", ".join(states) or "no bundle was found")
-
-
-def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
-    address = f"{settings.host}:{settings.port}"
-    try:
-        return int(server.add_insecure_port(address))
-    except RuntimeError as error:
-        raise GanserveError(
-            f"cannot listen on {address}: {error}; is another server there? choose another --port"
-        ) from error
 
 
 @contextlib.asynccontextmanager

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import grpc
 
 from ganserve.errors import InvalidArgument
-from ganserve.serving.interceptor import note_target
 from ganserve.serving.repository import Repository
+from ganserve.serving.traffic import note_target
 from ganserve.serving.wire_models import description_of, summary_of
 from ganserve.v1 import models_pb2 as pb
 from ganserve.v1 import models_pb2_grpc

@@ -15,13 +15,13 @@ from ganserve.serving.call import Workers
 from ganserve.serving.entry import Entry
 from ganserve.serving.frames import in_order
 from ganserve.serving.front import Front, check_reply
-from ganserve.serving.interceptor import Interceptor, note_stream, note_target
 from ganserve.serving.model import Model
 from ganserve.serving.oip import INSTEAD, Run
 from ganserve.serving.oip_parameters import check_parameters
 from ganserve.serving.oip_ports import task_of
 from ganserve.serving.repository import Repository
 from ganserve.serving.told import told_by
+from ganserve.serving.traffic import Traffic, note_stream, note_target
 from ganserve.serving.wire_oip import Wish, field_of, parameters_of, wish_of
 from ganserve.serving.wire_oip_models import config_of, index_of, metadata_of, statistics_of
 from ganserve.serving.wire_oip_reply import answer_of, refusal_of, response_of
@@ -49,14 +49,14 @@ class OpenInference(Front):
         self,
         repository: Repository,
         workers: Workers,
-        interceptor: Interceptor,
+        traffic: Traffic,
         *,
         max_rows: int,
         max_batch: int,
         window: int,
     ) -> None:
         super().__init__(repository, workers)
-        self._interceptor, self._window = interceptor, window
+        self._traffic, self._window = traffic, window
         self._max_rows, self._max_batch = max_rows, max_batch
 
     async def ServerLive(  # noqa: N802
@@ -69,14 +69,14 @@ class OpenInference(Front):
         self, request: pb.ServerReadyRequest, context: grpc.aio.ServicerContext
     ) -> pb.ServerReadyResponse:
         """Whether calls are taken."""
-        return pb.ServerReadyResponse(ready=self._interceptor.accepting)
+        return pb.ServerReadyResponse(ready=self._traffic.accepting)
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, context: grpc.aio.ServicerContext
     ) -> pb.ModelReadyResponse:
         """Whether calls of a model are taken."""
         able = any(_is_meant(entry, request.name, request.version) for entry in self._repository)
-        return pb.ModelReadyResponse(ready=able and self._interceptor.accepting)
+        return pb.ModelReadyResponse(ready=able and self._traffic.accepting)
 
     async def ServerMetadata(  # noqa: N802
         self, request: pb.ServerMetadataRequest, context: grpc.aio.ServicerContext
@@ -170,16 +170,16 @@ class OpenInference(Front):
             # gRPC still writes to what a read waits for, so that is let be; it ends with the call.
             reading.add_done_callback(lambda read: read.cancelled() or read.exception())
             while not (await asyncio.wait((reading,), timeout=LOOK_SECONDS))[0]:
-                self._interceptor.check_open()
+                self._traffic.check_open()
             if (request := reading.result()) is None:
                 return
             yield request
 
     async def _answers(self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext) -> Answers:
         """The answers to one request of a stream; what is wrong with it is the last of them, and hinders no other request."""
-        watch = self._interceptor.start()
+        watch = self._traffic.start()
         try:
-            self._interceptor.check_open()
+            self._traffic.check_open()
             wish, run = await self._run(request, context, streaming=True)
             if wish.parameters.response_per_row:
                 async with aclosing(run.rows()) as rows:
@@ -190,14 +190,14 @@ class OpenInference(Front):
             else:
                 yield answer_of(await _whole(wish, run), final=True)
         except BaseException as failure:
-            error = self._interceptor.failed(watch, failure)
+            error = self._traffic.failed(watch, failure)
             if error is None:
                 raise
             if ERRORS_AS_STATUS in (context.invocation_metadata() or ()):
                 raise error from failure
             yield refusal_of(request, error)
         else:
-            self._interceptor.finish(watch, "OK")
+            self._traffic.finish(watch, "OK")
 
     async def _run(
         self, request: pb.ModelInferRequest, context: grpc.aio.ServicerContext, *, streaming: bool

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ganserve.plugins import Plugins, installed
+from ganserve.serving.gates import MANAGEMENT_HOST, Access
 from ganserve.serving.model import Settings
 from ganserve.serving.server import Server, ServerSettings, running
 
@@ -19,9 +20,10 @@ PATIENCE = 60.0
 
 
 class Serving(msgspec.Struct, frozen=True, eq=False):
-    """A server that is ready: where it answers, where its metrics are, and the server itself with its repository."""
+    """A server that is ready: where it answers calls and management calls, where its metrics are, and the server itself with its repository."""
 
     address: str
+    management: str
     metrics_port: int
     server: Server
 
@@ -33,7 +35,14 @@ def serving(*bundles: Path, plugins: Plugins | None = None, **settings: Any) -> 
     >>> with serving(folder) as server, Client(server.address) as client:
     ...     client.sample("echo")
     """
-    settings = {"port": 0, "metrics_port": 0, "models": Settings(threads=1), "encode_threads": 1, **settings}
+    settings = {
+        "port": 0,
+        "metrics_port": 0,
+        "access": Access(management_port=0),
+        "models": Settings(threads=1),
+        "encode_threads": 1,
+        **settings,
+    }
     chosen = ServerSettings(bundles=bundles, **settings)
     started: Future[tuple[Serving, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
     thread = threading.Thread(target=_run, args=(chosen, plugins or installed(), started), name="server", daemon=True)
@@ -51,7 +60,8 @@ def _run(settings: ServerSettings, plugins: Plugins, started: Future[Any]) -> No
         stop = asyncio.Event()
         async with running(settings, plugins) as server:
             await asyncio.wait_for(server.ready.wait(), PATIENCE)
-            found = Serving(f"{settings.host}:{server.port}", server.metrics_port, server)
+            management = f"{MANAGEMENT_HOST}:{server.management_port}"
+            found = Serving(f"{settings.host}:{server.port}", management, server.metrics_port, server)
             started.set_result((found, asyncio.get_running_loop(), stop))
             await stop.wait()
 

@@ -1,0 +1,121 @@
+"""Who may call what on one port, and how much. Nothing is asked of a call where nothing is configured."""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextvars import ContextVar
+from typing import NamedTuple, TypeAlias
+
+import grpc
+
+from ganserve.errors import PermissionDenied, Unauthenticated
+from ganserve.serving.methods import METHODS, Kind
+from ganserve.serving.principal import Authority, Principal
+from ganserve.serving.quota import Meter, Quota
+
+Guard: TypeAlias = Callable[[grpc.aio.ServicerContext], Awaitable[None]]
+"""What a call has to pass; raises a :class:`ganserve.errors.RequestError`."""
+
+EVERYTHING = frozenset(Kind)
+
+_SCHEME = "bearer "
+
+
+class _Client(NamedTuple):
+    """Who makes the running call, and where its rows are taken from."""
+
+    name: str
+    quota: Quota
+    meter: Meter
+
+
+_client: ContextVar[_Client | None] = ContextVar("client", default=None)
+
+
+def charge(rows: int) -> str | None:
+    """Take ``rows`` from the quota of the running call's client, and give its name; None where no one is asked for it.
+
+    Raises :class:`ganserve.errors.QuotaExceeded`.
+    """
+    if (client := _client.get()) is None:
+        return None
+    client.meter.take(client.name, "rows", client.quota.rows, rows)
+    return client.name
+
+
+class Gate:
+    """What calls of one port have to pass.
+
+    ``offers`` are the kinds of rpc that are answered, ``refusal`` is what callers of the others are told. With ``authorities`` a call
+    needs a bearer token that one of them knows, and management calls one that allows them. ``quota`` is a client's that has none of
+    its own. A client is a principal; without tokens the name in its TLS certificate, or else its address.
+    """
+
+    def __init__(
+        self,
+        offers: Collection[Kind] = EVERYTHING,
+        refusal: str = "",
+        authorities: Sequence[Authority] = (),
+        quota: Quota | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        self._offers, self._refusal, self._authorities = offers, refusal, authorities
+        self._quota, self._meter = quota or Quota(), meter or Meter()
+        self._asks = bool(authorities) or self._quota != Quota()
+
+    def guard(self, method: str) -> Guard | None:
+        """What a call of ``method`` has to pass; None where that is nothing."""
+        kind = METHODS.get(method)
+        if kind is None:
+            return _refuse(f"{method} is not among the methods that this server knows the access of")
+        if kind is Kind.HEALTH:
+            return None
+        if kind not in self._offers:
+            return _refuse(f"{method} is of the kind {kind.value}: {self._refusal}")
+        if not self._asks:
+            return None
+
+        async def guard(context: grpc.aio.ServicerContext) -> None:
+            await self._enter(kind, context)
+
+        return guard
+
+    async def _enter(self, kind: Kind, context: grpc.aio.ServicerContext) -> None:
+        principal = await self._principal(context)
+        if kind is Kind.MANAGEMENT and self._authorities and not principal.manages:
+            raise PermissionDenied(f"{principal.name!r} may not manage this server: use a token that allows it")
+        quota = principal.quota or self._quota
+        self._meter.take(principal.name, "calls", quota.calls)
+        _client.set(_Client(principal.name, quota, self._meter))
+
+    async def _principal(self, context: grpc.aio.ServicerContext) -> Principal:
+        if not self._authorities:
+            return Principal(name=_name(context))
+        token = _token(context)
+        for authority in self._authorities:
+            if (found := await authority.principal(token)) is not None:
+                return found
+        raise Unauthenticated(
+            "the token is not known to this server: it may have been revoked; ask the operator for another"
+        )
+
+
+def _refuse(message: str) -> Guard:
+    async def guard(context: grpc.aio.ServicerContext) -> None:
+        raise PermissionDenied(message)
+
+    return guard
+
+
+def _token(context: grpc.aio.ServicerContext) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            if isinstance(value, str) and value[: len(_SCHEME)].lower() == _SCHEME:
+                return value[len(_SCHEME) :].strip()
+            raise Unauthenticated("the metadata 'authorization' holds no bearer token: send 'Bearer TOKEN'")
+    raise Unauthenticated("this server asks for a token: send the metadata 'authorization: Bearer TOKEN'")
+
+
+def _name(context: grpc.aio.ServicerContext) -> str:
+    """What a client without a token is called: by its certificate, or its address without the port."""
+    if identities := context.peer_identities():
+        return f"cert:{bytes(next(iter(identities))).decode(errors='replace')}"
+    return str(context.peer()).rpartition(":")[0]

@@ -1,0 +1,123 @@
+"""The requests that a server is serving, on all its ports: whether more are accepted, when none is left, how each ended, and their metrics."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+
+import msgspec
+
+from ganserve.errors import (
+    InternalError,
+    InvalidArgument,
+    PermissionDenied,
+    QueueFull,
+    QuotaExceeded,
+    RequestError,
+    Unauthenticated,
+    Unavailable,
+)
+from ganserve.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+LATE_SECONDS = 0.05
+"""A caller that goes with less time left has met its deadline: its own clock ends the call before the server's does."""
+
+REASONS: Mapping[type[RequestError], str] = {
+    InvalidArgument: "invalid",
+    PermissionDenied: "denied",
+    QueueFull: "queue_full",
+    QuotaExceeded: "quota",
+    Unauthenticated: "unauthenticated",
+    Unavailable: "unavailable",
+}
+"""What the metric of refused calls calls each refusal."""
+
+
+class Watch(msgspec.Struct):
+    """A request that is being served: when it came, and what it has found so far.
+
+    One that ``is_stream`` is a connection for requests which are watched on their own, and not counted itself. ``ended`` is called when
+    nothing of it runs any more.
+    """
+
+    started: float
+    model: str = "unknown"
+    version: int = 0
+    task: str = "unknown"
+    is_stream: bool = False
+    ended: Callable[[], None] | None = None
+
+
+_watch: ContextVar[Watch] = ContextVar("watch")
+
+
+def note_target(model: str, task: str, version: int = 0, ended: Callable[[], None] | None = None) -> None:
+    """Tell which model and task the running call has found; until then metrics call both ``unknown``.
+
+    A call that runs the model tells its ``version`` too, by which statistics are kept, and what to call when nothing of it runs any more,
+    however it ended.
+    """
+    watch = _watch.get()
+    watch.model, watch.task, watch.version, watch.ended = model, task, version, ended
+
+
+def note_stream() -> None:
+    """Tell that the running call brings requests which are watched one by one."""
+    _watch.get().is_stream = True
+
+
+class Traffic:
+    """While ``accepting`` is false, requests answer UNAVAILABLE; ``idle`` is set while none of them is served."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.accepting = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._running = 0
+        # Read whenever Prometheus asks: cheaper than counting up and down in each call.
+        metrics.in_flight.set_function(lambda: self._running)
+
+    def check_open(self) -> None:
+        """Raise :class:`Unavailable` unless requests are accepted."""
+        if not self.accepting:
+            raise Unavailable("the server is starting or draining; try again, or another replica")
+
+    def start(self) -> Watch:
+        """Begin to watch a request, which ends in :meth:`finish` or :meth:`failed`."""
+        watch = Watch(time.monotonic())
+        _watch.set(watch)
+        self._running += 1
+        self.idle.clear()
+        return watch
+
+    def finish(self, watch: Watch, code: str) -> None:
+        """The request has ended with the gRPC status ``code``."""
+        if watch.ended is not None:
+            watch.ended()
+        self._running -= 1
+        if not self._running:
+            self.idle.set()
+        if not watch.is_stream:
+            seconds = time.monotonic() - watch.started
+            self.metrics.observe_request(watch.model, watch.version, watch.task, code, seconds)
+
+    def failed(self, watch: Watch, error: BaseException, remaining: float | None = None) -> RequestError | None:
+        """The request was ended by ``error``, ``remaining`` seconds before its deadline. What its caller is told; None if it has gone."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            late = remaining is not None and remaining < LATE_SECONDS
+            self.finish(watch, "DEADLINE_EXCEEDED" if late else "CANCELLED")
+            return None
+        if not isinstance(error, RequestError):
+            error_id = secrets.token_hex(6)
+            told = {"request_id": error_id, "model": watch.model, "task": watch.task}
+            log.error("error %(request_id)s in a call to %(model)s/%(task)s", told, exc_info=error, extra=told)
+            error = InternalError(error_id)
+        if (reason := REASONS.get(type(error))) is not None:
+            self.metrics.rejected.labels(reason).inc()
+        self.finish(watch, error.code)
+        return error
