@@ -23,12 +23,7 @@ EAGER = "torch"
 
 def run_of(target: Measured, engine: str, rows: int, threads: int) -> Callable[[], object]:
     """A function that runs ``rows`` rows on ``engine`` and waits for the first output on the host; it has run once."""
-    session, names = target.session(engine, threads), target.outputs()
-    feeds = {name: session.upload(array) for name, array in target.rows(rows).items()}
-
-    def run() -> object:
-        return session.download(session.run(feeds, names)[names[0]])
-
+    run = target.runs(engine, threads)(rows)
     run()
     return run
 
@@ -46,7 +41,7 @@ def seconds_of(run: Callable[[], object], seconds: float) -> list[float]:
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--engine", default="openvino:bf16", show_default=True, metavar="NAME[:PRECISION]", help="To compare.")
-@click.option("--task", default="", metavar="NAME", help="The task [the first that is a single graph].")
+@click.option("--task", default="", metavar="NAME", help="The task [the first that can be measured].")
 @click.option("--rows", default=1, show_default=True, help="Of a batch.")
 @click.option("--threads", default=len(os.sched_getaffinity(0)), show_default=True, help="Of both.")
 @click.option("--seconds", default=5.0, show_default=True, help="Of each turn.")
@@ -63,7 +58,7 @@ def main(bundle: Path, engine: str, task: str, rows: int, threads: int, seconds:
         for name, found in turn.items():
             times[name] += found
     ratio = statistics.median(times[EAGER]) / statistics.median(times[engine])
-    what = f"{target.bundle.manifest.name}, {target.graph.name}, {rows} row{'s' * (rows > 1)}, {threads} threads"
+    what = f"{target.bundle.manifest.name}, {target.task.name}, {rows} row{'s' * (rows > 1)}, {threads} threads"
     click.echo(
         f"{what}: {engine} is {ratio:.2f} times as fast as eager PyTorch ({min(ratios):.2f} to {max(ratios):.2f} over the turns)"
     )

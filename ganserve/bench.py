@@ -26,7 +26,6 @@ from ganserve.codecs import EncodeOptions
 from ganserve.codecs.image import ImageEncoder
 from ganserve.commands.process import server, stop
 from ganserve.spec import Output, Tensor
-from ganserve.v1 import generation_pb2_grpc
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 """Batch sizes among which the raw engine's best is found."""
@@ -121,12 +120,11 @@ def raw(folder: Path, seconds: float, task: str, engine: str, largest: int) -> f
     """Rows a second of the engine alone, one thread, at its best batch size; runs in this process, on the first core."""
     _pin(0)
     target = measured(folder, task)
-    session, names = target.session(engine, threads=1), target.outputs()
+    runs = target.runs(engine, threads=1)
     batches = [batch for batch in BATCHES if batch <= largest]
 
     def rate(batch: int, seconds: float) -> float:
-        feeds = {name: session.upload(array) for name, array in target.rows(batch).items()}
-        return batch * _rate(lambda: session.download(session.run(feeds, names)[names[0]]), seconds)
+        return batch * _rate(runs(batch), seconds)
 
     # Found in one half of the time and measured in the other: the largest of several readings is a lucky one.
     best = max(batches, key=lambda batch: rate(batch, seconds / 2 / len(batches)))
@@ -181,7 +179,7 @@ def _wait_serving(channel: grpc.Channel) -> None:
 async def _drive(address: str, target: Measured, load: Load, seconds: float) -> tuple[float, list[float]]:
     waits: list[float] = []
     async with grpc.aio.insecure_channel(address, options=(("grpc.max_receive_message_length", -1),)) as channel:
-        call = getattr(generation_pb2_grpc.GenerationStub(channel), target.method())
+        call = target.call(channel)
         began = time.perf_counter()
 
         async def caller(number: int) -> None:

@@ -1,5 +1,6 @@
 """One task of a bundle as it is measured: rows for the engine alone, and requests that make a server run such rows."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,19 @@ import numpy as np
 
 from ganserve import golden
 from ganserve.bundle import Bundle, ExportedGraph, read
+from ganserve.codecs.tokens import EXAMPLES
 from ganserve.engines import Options, Session
 from ganserve.errors import GanserveError
 from ganserve.plugins import installed, resolve
 from ganserve.serving.model import EngineChoice
 from ganserve.spec import Step, Task
 from ganserve.v1 import generation_pb2 as pb
-from ganserve.v1 import media_pb2
+from ganserve.v1 import generation_pb2_grpc, media_pb2, text_pb2, text_pb2_grpc
 
 ENGINE = "onnxruntime"
+
+LONGEST = max(EXAMPLES, key=len)
+"""How prompts begin: as long as the golden rows, which are padded to the longest example."""
 
 RAW = media_pb2.OutputOptions(image_format=media_pb2.IMAGE_FORMAT_RAW)
 
@@ -24,35 +29,60 @@ _LARGE = 1 << 30
 
 
 class Measured(msgspec.Struct, frozen=True, eq=False):
-    """A sample or translate task whose one step is a graph. The bundle's golden rows are what it runs on, sizes and all."""
+    """A task whose steps are ``graphs``, one but for text to image. The bundle's golden rows are what they run on, sizes and all."""
 
     bundle: Bundle
     task: Task
-    graph: ExportedGraph
+    graphs: tuple[ExportedGraph, ...]
 
-    def session(self, engine: str, threads: int) -> Session:
-        """The graph on ``engine``, written NAME or NAME:PRECISION, with ``threads`` threads."""
+    def runs(self, engine: str, threads: int) -> Callable[[int], Callable[[], np.ndarray]]:
+        """For a number of rows, what runs so many golden ones through every graph and gives the last one's first output.
+
+        On ``engine``, written NAME or NAME:PRECISION, with ``threads`` threads.
+        """
         choice = EngineChoice.parse(engine)
-        options = Options(graph=self.graph, precision=choice.precision, threads=threads)
-        session: Session = resolve(installed().engine(choice.name).load)(self.bundle.path(self.graph.file), options)
-        return session
+        sessions: list[tuple[ExportedGraph, Session]] = []
+        for graph in self.graphs:
+            options = Options(graph=graph, precision=choice.precision, threads=threads)
+            load = resolve(installed().engine(choice.name).load)
+            sessions.append((graph, load(self.bundle.path(graph.file), options)))
 
-    def rows(self, count: int) -> dict[str, np.ndarray]:
-        """``count`` rows for the graph: the golden ones, as often as needed."""
-        found = golden.inputs(self.bundle, self.graph)
-        return {name: np.resize(array, (count, *array.shape[1:])) for name, array in found.items()}
+        def of(rows: int) -> Callable[[], np.ndarray]:
+            feeds = {graph.name: self._uploaded(graph, session, rows) for graph, session in sessions}
 
-    def outputs(self) -> list[str]:
-        """What the graph makes."""
-        return [tensor.name for tensor in self.graph.outputs]
+            def run() -> np.ndarray:
+                for graph, session in sessions:
+                    names = [tensor.name for tensor in graph.outputs]
+                    made = session.download(session.run(feeds[graph.name], names)[names[0]])
+                return made
 
-    def method(self) -> str:
-        """The rpc of ``ganserve.v1.Generation`` that runs the task."""
-        return {"sample": "Sample", "translate": "Translate"}[self.task.kind]
+            return run
 
-    def request(self, seed: int, index: int, rows: int) -> pb.SampleRequest | pb.TranslateRequest:
-        """A call for ``rows`` rows from (``seed``, ``index``), pictures and results without a file format."""
+        return of
+
+    def _uploaded(self, graph: ExportedGraph, session: Session, rows: int) -> dict[str, Any]:
+        found = golden.inputs(self.bundle, graph)
+        return {name: session.upload(np.resize(array, (rows, *array.shape[1:]))) for name, array in found.items()}
+
+    def call(self, channel: Any) -> Any:
+        """The rpc that runs the task, on ``channel``."""
+        generation = generation_pb2_grpc.GenerationStub(channel)
+        kinds = {"sample": generation.Sample, "translate": generation.Translate}
+        return (kinds | {"text_to_image": text_pb2_grpc.TextStub(channel).TextToImage})[self.task.kind]
+
+    def request(
+        self, seed: int, index: int, rows: int
+    ) -> pb.SampleRequest | pb.TranslateRequest | text_pb2.TextToImageRequest:
+        """A call for ``rows`` rows from (``seed``, ``index``), pictures and results without a file format.
+
+        Every prompt is another one, for equal ones would be encoded once.
+        """
         name = self.bundle.manifest.name
+        if self.task.kind == "text_to_image":
+            prompts = [f"{LONGEST} {seed} {index + row}" for row in range(rows)]
+            return text_pb2.TextToImageRequest(
+                model=name, task=self.task.name, prompts=prompts, seed=seed, output=RAW, max_reply_bytes=_LARGE
+            )
         if self.task.kind == "sample":
             return pb.SampleRequest(
                 model=name,
@@ -69,9 +99,9 @@ class Measured(msgspec.Struct, frozen=True, eq=False):
         )
 
     def _pictures(self) -> dict[str, media_pb2.Image]:
-        (step,) = self.task.steps
-        rows = golden.inputs(self.bundle, self.graph)
-        tensors = {name: rows[port][0] for port, name in step.reads(self.graph).items()}
+        (step,), (graph,) = self.task.steps, self.graphs
+        rows = golden.inputs(self.bundle, graph)
+        tensors = {name: rows[port][0] for port, name in step.reads(graph).items()}
         return {source.reads[0]: _raw(tensors[source.tensor]) for source in self.task.inputs if source.codec == "image"}
 
 
@@ -80,12 +110,13 @@ def measured(folder: Path, task: str = "") -> Measured:
     bundle = read(folder)
     for one in bundle.manifest.tasks:
         steps = [step for step in one.steps if isinstance(step, Step)]
-        if task in ("", one.name) and one.kind in ("sample", "translate") and len(one.steps) == len(steps) == 1:
-            return Measured(bundle, one, bundle.manifest.graph(steps[0].graph))
+        short = len(steps) == 1 if one.kind in ("sample", "translate") else one.kind == "text_to_image"
+        if task in ("", one.name) and short and len(steps) == len(one.steps):
+            return Measured(bundle, one, tuple(bundle.manifest.graph(step.graph) for step in steps))
     names = ", ".join(one.name for one in bundle.manifest.tasks)
     raise GanserveError(
         f"bundle {bundle.manifest.name!r} has no task{f' {task!r}' if task else ''} that can be measured, among {names}: expected one of kind "
-        "sample or translate whose steps are a single graph"
+        "sample or translate whose steps are a single graph, or text_to_image"
     )
 
 

@@ -15,6 +15,7 @@ BUILT_IN = (
     "directions",
     "fetch",
     "generate",
+    "imagine",
     "inspect",
     "invert",
     "mix",

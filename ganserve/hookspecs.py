@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import click
 import pluggy
 
+from ganserve.prompts import PromptPolicy
 from ganserve.spec import Codec, Engine, Family
 
 hookspec = pluggy.HookspecMarker("ganserve")
@@ -23,6 +24,11 @@ def ganserve_engines() -> Iterable[Engine]:  # type: ignore[empty-body]
 @hookspec
 def ganserve_codecs() -> Iterable[Codec]:  # type: ignore[empty-body]
     """The codecs by which this plugin turns request values into tensors, or tensors into media."""
+
+
+@hookspec
+def ganserve_prompt_policies() -> Iterable[PromptPolicy]:  # type: ignore[empty-body]
+    """The policies by which this plugin can refuse prompts, for an operator to choose from."""
 
 
 @hookspec

@@ -20,6 +20,7 @@ import pluggy
 
 from ganserve import hookspecs
 from ganserve.errors import PluginError
+from ganserve.prompts import PromptPolicy
 from ganserve.spec import Codec, Engine, Family
 
 GROUP = "ganserve"
@@ -28,7 +29,7 @@ GROUP = "ganserve"
 ALLOW_VARIABLE = "GANSERVE_PLUGINS"
 """Environment variable: a comma-separated allow-list of plugin names; unset allows all."""
 
-T = TypeVar("T", Family, Engine, Codec)
+T = TypeVar("T", Family, Engine, Codec, PromptPolicy)
 
 
 class Plugin(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +54,9 @@ class Plugins:
         self.families: Mapping[str, Family] = self._collect("ganserve_families", "family", Family)
         self.engines: Mapping[str, Engine] = self._collect("ganserve_engines", "engine", Engine)
         self.codecs: Mapping[str, Codec] = self._collect("ganserve_codecs", "codec", Codec)
+        self.prompt_policies: Mapping[str, PromptPolicy] = self._collect(
+            "ganserve_prompt_policies", "prompt policy", PromptPolicy
+        )
 
     def __iter__(self) -> Iterator[Plugin]:
         """Every plugin, loaded or not, by name."""
@@ -69,6 +73,10 @@ class Plugins:
     def codec(self, name: str) -> Codec:
         """The codec called ``name``."""
         return self._get(self.codecs, "codec", name)
+
+    def prompt_policy(self, name: str) -> PromptPolicy:
+        """The prompt policy called ``name``."""
+        return self._get(self.prompt_policies, "prompt policy", name)
 
     def add_commands(self, cli: Any) -> None:
         """Let every plugin add its commands to ``cli``."""

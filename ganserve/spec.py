@@ -92,13 +92,16 @@ class Graph(Record, frozen=True, kw_only=True):
 class Step(Record, frozen=True, kw_only=True, tag="graph", tag_field="step"):
     """One run of a graph. ``inputs`` and ``outputs`` bind the graph's names to the task's tensors; unnamed ones keep their name.
 
-    Neighbouring steps share a stage, whose batch stays on the device; ``cut=True`` ends the stage after this step.
+    Neighbouring steps share a stage, whose batch stays on the device; ``cut=True`` ends the stage after this step. A ``shared`` step
+    is a stage of its own, in which rows of equal inputs run once for all requests that wait for them: worth it where that is common
+    (many images of one prompt), and not where noise goes in.
     """
 
     graph: Name
     inputs: Mapping[Name, Name] = {}
     outputs: Mapping[Name, Name] = {}
     cut: bool = False
+    shared: bool = False
 
     def reads(self, graph: Graph) -> dict[str, str]:
         """Graph input → task tensor, for every input of ``graph``."""

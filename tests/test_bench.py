@@ -13,8 +13,9 @@ import pytest
 from ganserve import bench
 from ganserve.bench_task import measured
 from ganserve.errors import GanserveError
+from ganserve.testing.echo import SIZE
+from ganserve.testing.echo_text import write_text_bundle
 from ganserve.testing.server import Serving, serving
-from ganserve.v1 import generation_pb2_grpc
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,8 @@ def server(echo: Path) -> Iterator[Serving]:
 
 def test_the_first_task_that_is_a_single_graph_is_measured(echo: Path) -> None:
     target = measured(echo)
-    assert (target.task.kind, target.task.name, target.graph.name) == ("translate", "negative", "negative")
+    assert (target.task.kind, target.task.name) == ("translate", "negative")
+    assert [graph.name for graph in target.graphs] == ["negative"]
     assert measured(echo, "noisy").task.name == "noisy"
 
 
@@ -42,17 +44,26 @@ def test_pictures_are_loaded_by_four_callers_and_their_batches_stay_small(echo: 
 @pytest.mark.parametrize("task", ["negative", "noisy", "blend", "fixed"])
 def test_the_server_answers_what_the_engine_alone_makes(echo: Path, server: Serving, task: str) -> None:
     target = measured(echo, task)
-    session = target.session("onnxruntime", threads=1)
-    feeds = {name: session.upload(array) for name, array in target.rows(5).items()}
-    made = session.download(session.run(feeds, target.outputs())[target.outputs()[0]])
+    made = target.runs("onnxruntime", threads=1)(5)()
     assert len(made) == 5
     with grpc.insecure_channel(server.address) as channel:
-        call = getattr(generation_pb2_grpc.GenerationStub(channel), target.method())
-        media = call(target.request(3, 0, 1), timeout=20).translation.media
+        media = target.call(channel)(target.request(3, 0, 1), timeout=20).translation.media
     answer = np.frombuffer(media.image.data, np.uint8)
     assert answer.size == made[0].size
     if task in ("negative", "fixed"):
         np.testing.assert_array_equal(answer, made[0].reshape(-1))
+
+
+def test_prompts_are_measured_through_both_graphs(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    folder = write_text_bundle(tmp_path / "echo-text")
+    target = measured(folder)
+    assert [graph.name for graph in target.graphs] == ["text", "generator"]
+    assert target.runs("onnxruntime", threads=1)(5)().shape == (5, SIZE, SIZE, 3)
+    with serving(folder) as server, grpc.insecure_channel(server.address) as channel:
+        reply = target.call(channel)(target.request(3, 7, 2), timeout=20)
+    assert [image.seed.seed for image in reply.images] == [3, 3]
+    assert len({prompt for index in range(3) for prompt in target.request(0, index, 1).prompts}) == 3
 
 
 def test_the_engine_alone_runs_in_a_process_of_its_own(echo: Path) -> None:

@@ -62,6 +62,7 @@ def test_every_command_is_there():
         "export",
         "fetch",
         "generate",
+        "imagine",
         "inspect",
         "invert",
         "mix",
@@ -170,7 +171,14 @@ def test_plugins_lists_what_works_and_what_does_not(tmp_path):
     assert plugins["ganserve_broken"]["status"] == "failed"
     assert plugins["codecs"]["status"] == "active"
     assert plugins["codecs"]["hooks"] == ["ganserve_codecs"]
-    assert {family["name"] for family in found["families"]} == {"gan", "dcgan", "pix2pix", "cyclegan", "stylegan2"}
+    assert {family["name"] for family in found["families"]} == {
+        "gan",
+        "dcgan",
+        "pix2pix",
+        "cyclegan",
+        "stylegan2",
+        "dfgan",
+    }
     engines = {engine["name"]: engine["unavailable"] for engine in found["engines"]}
     assert set(engines) == {"onnxruntime", "openvino", "tensorrt", "torch"}
     assert engines["onnxruntime"] is None

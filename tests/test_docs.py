@@ -31,8 +31,9 @@ from ganserve.serving.server import ServerSettings
 from ganserve.testing.echo import SIZE, write_bundle
 from ganserve.testing.echo_inversion import write_inversion_bundle
 from ganserve.testing.echo_style import LAYERS, write_style_bundle
+from ganserve.testing.echo_text import write_text_bundle
 from ganserve.testing.server import serving
-from ganserve.v1 import generation_pb2, inversion_pb2, latents_pb2, models_pb2
+from ganserve.v1 import generation_pb2, inversion_pb2, latents_pb2, models_pb2, text_pb2
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -47,7 +48,7 @@ TUTORIAL = DOCS / "tutorial-family.md"
 
 RUN = (
     ROOT / "README.md",
-    *(DOCS / f"{name}.md" for name in ("client", "serving", "bundles", "seeds", "latents", "inversion", "oip")),
+    *(DOCS / f"{name}.md" for name in ("client", "serving", "bundles", "seeds", "latents", "inversion", "text", "oip")),
 )
 """Pages whose Python examples are run, against a server that has the models that they name."""
 
@@ -127,7 +128,7 @@ def test_files_and_names_in_prose_exist(page: Path) -> None:
 
 
 def resolves(name: str) -> bool:
-    files = (generation_pb2, inversion_pb2, latents_pb2, models_pb2)
+    files = (generation_pb2, inversion_pb2, latents_pb2, models_pb2, text_pb2)
     if name in {service.full_name for file in files for service in services(file)}:
         return True
     try:
@@ -157,7 +158,7 @@ def test_metrics_in_prose_exist(page: Path) -> None:
     known = {sample.name for family in registry.collect() for sample in family.samples}
     known |= {family.name for family in registry.collect()}
     known |= {f"{name}_total" for name in known}
-    others = re.compile(r"ganserve_(trainers|families|engines|codecs|commands|importers|impl|v1)\b")
+    others = re.compile(r"ganserve_(trainers|families|engines|codecs|prompt_policies|commands|importers|impl|v1)\b")
     for code in INLINE.findall(prose(page)):
         if re.fullmatch(r"ganserve_\w+", code) and not others.match(code):
             package = (ROOT / "plugins").glob(f"*/{code}")
@@ -238,7 +239,7 @@ def test_python_examples_compile(page: Path) -> None:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server with echo bundles under other names: ``dcgan-fashion`` samples, ``pix2pix-emoji`` translates with noise, ``stylegan2-emoji`` has styles,
-    ``dcgan-emoji`` inverts.
+    ``dcgan-emoji`` inverts, ``echo-text`` reads prompts.
     """
     bundles = tmp_path_factory.mktemp("docs")
     for name, task in (("dcgan-fashion", "sample"), ("pix2pix-emoji", "noisy")):
@@ -253,6 +254,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         vector = np.full((LAYERS, SIZE), number + 1, np.float32)
         found = add_direction(read(found.folder), f"sefa-{number}", "w", vector, "")
     write_inversion_bundle(bundles / "dcgan-emoji", name="dcgan-emoji", encoder=False)
+    write_text_bundle(bundles / "echo-text")
     with serving(bundles) as server:
         yield server.address
 
@@ -395,7 +397,7 @@ def test_serving_tells_every_setting_with_its_default() -> None:
         value = defaults[str(option.name)]
         if name == "BUNDLES":
             assert shown == "./bundles"  # chosen in the command's body
-        elif value is None or value is False:
+        elif value is None or value is False or value == ():
             assert shown == "–", name
         else:
             value = value[0] if isinstance(value, tuple) else value

@@ -468,7 +468,7 @@ WALKS = [
     (walk([ONE, TWO], latent="y"), {"latent": "task 'sample' has no latent 'y'; it has z, w"}),
     (walk([ONE, TWO], task="plain"), {"latent": "task 'plain' has no latent; it has none"}),
     (walk([ONE, TWO], walk=7), {"walk": "7 is unknown; expected 0 to 2"}),
-    (walk([ONE, EMPTY]), {"keys[1]": "empty; give a seed or a tensor"}),
+    (walk([ONE, EMPTY]), {"keys[1]": "empty; give a seed, a tensor or a prompt"}),
     (walk([ONE, point(2, label=None)]), {"keys[1].label": "needs label, or the tensor 'label' itself"}),
     (walk([ONE, point(2, label=9)]), {"keys[1].label": "9 is no class of this model"}),
     (
@@ -582,7 +582,7 @@ SUMS = [
     (sum_of(*[(ONE, 1)] * 65), {"terms": "65 terms"}),
     (sum_of((ONE, math.nan)), {"terms[0].weight": "nan is out of range"}),
     (sum_of((ONE, 1), (TWO, 1e7)), {"terms[1].weight": "10000000.0 is out of range; expected -1e+06 to 1e+06"}),
-    (sum_of((ONE, 1), (EMPTY, 1)), {"terms[1].point": "empty; give a seed or a tensor"}),
+    (sum_of((ONE, 1), (EMPTY, 1)), {"terms[1].point": "empty; give a seed, a tensor or a prompt"}),
     (sum_of((ONE, 1), (point(1, label=5), 1)), {"terms[1].point.label": "5 is no class"}),
     (sum_of((ONE, 1), (TWO, -1), normalization=MEAN), {"normalization": "add up to 0"}),
     (sum_of((ONE, 1), (ONE, -1), normalization=LENGTH), {"terms": "the sum is 0, which has no direction"}),

@@ -203,6 +203,12 @@ def test_the_example_of_ganserve_codecs(exampled: Plugins, tmp_path: Path) -> No
         decoder.decode({"angle": [float("nan")]}, 1)
 
 
+def test_the_example_of_ganserve_prompt_policies(exampled: Plugins) -> None:
+    check = resolve(exampled.prompt_policy("brief").load)("2")
+    assert check("two words", "echo") is None
+    assert check("three words here", "echo") == "it has 3 words; echo takes at most 2"
+
+
 def test_the_example_of_ganserve_commands(exampled: Plugins) -> None:
     cli = click.Group()
     exampled.add_commands(cli)

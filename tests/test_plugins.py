@@ -80,6 +80,14 @@ def test_ganserve_codecs_come_from_plugins_like_any_other() -> None:
     assert plugin.version
 
 
+def test_ganserve_prompt_policies_come_from_plugins_like_any_other() -> None:
+    plugins = load()
+    assert plugins.prompt_policy("block-list").name == "block-list"
+    assert found(plugins, "prompts").hooks == ("ganserve_prompt_policies",)
+    with pytest.raises(PluginError, match=r"no plugin provides the prompt policy 'kind'; there are .*block-list"):
+        plugins.prompt_policy("kind")
+
+
 def test_ganserve_families_come_from_plugins(tmp_path: Path) -> None:
     source = """
 from ganserve import hookimpl

@@ -13,12 +13,15 @@ from ganserve.client.media import Media
 from ganserve.client.models import DirectionInfo, LatentInfo, ModelInfo, ModelSummary, TaskInfo, TensorInfo
 from ganserve.client.request import SampleOptions
 from ganserve.client.samples import Sample, Samples, Served
+from ganserve.client.text import Imagined, ImagineOptions
 from ganserve.client.translation import ReadImage, TranslateOptions, Translation
 
 __all__ = [
     "AsyncClient",
     "Client",
     "DirectionInfo",
+    "ImagineOptions",
+    "Imagined",
     "Inversion",
     "InvertOptions",
     "InvertProgress",

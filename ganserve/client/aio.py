@@ -1,7 +1,7 @@
 """The client that awaits."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -38,10 +38,17 @@ from ganserve.client.pictures import AnyPicture
 from ganserve.client.request import SampleOptions, sample_request
 from ganserve.client.samples import Sample, Samples, samples_of, streamed_sample_of
 from ganserve.client.status import error_of
+from ganserve.client.text import (
+    Imagined,
+    ImagineOptions,
+    imagine_request,
+    imagined_of,
+    streamed_imagined_of,
+)
 from ganserve.client.translation import Frame, TranslateOptions, Translation, translate_request, translation_of
 from ganserve.client.waiting import PAUSE, Wait
 from ganserve.errors import RequestError
-from ganserve.v1 import generation_pb2, models_pb2
+from ganserve.v1 import generation_pb2, models_pb2, text_pb2
 
 T = TypeVar("T")
 
@@ -98,6 +105,33 @@ class AsyncClient:
         request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
         wrapped = generation_pb2.SampleStreamRequest(sample=request)
         return self._stream(self._stubs.generation.SampleStream, wrapped, streamed_sample_of, timeout)
+
+    async def imagine(
+        self,
+        model: str,
+        prompts: str | Sequence[str],
+        n: int | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ImagineOptions],
+    ) -> Samples:
+        """:meth:`ganserve.Client.imagine`."""
+        request = imagine_request(model, prompts, n, max_reply_bytes=self._max_reply_bytes, **options)
+        return imagined_of(await self._call(self._stubs.text.TextToImage, request, timeout))
+
+    def imagine_stream(
+        self,
+        model: str,
+        prompts: str | Sequence[str],
+        n: int | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ImagineOptions],
+    ) -> AsyncIterator[Imagined]:
+        """:meth:`ganserve.Client.imagine_stream`, for ``async for``."""
+        request = imagine_request(model, prompts, n, max_reply_bytes=self._max_reply_bytes, **options)
+        wrapped = text_pb2.TextToImageStreamRequest(wish=request)
+        return self._stream(self._stubs.text.TextToImageStream, wrapped, streamed_imagined_of, timeout)
 
     def interpolate(
         self,

@@ -1,7 +1,7 @@
 """The client that blocks."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -38,10 +38,17 @@ from ganserve.client.pictures import AnyPicture
 from ganserve.client.request import SampleOptions, sample_request
 from ganserve.client.samples import Sample, Samples, samples_of, streamed_sample_of
 from ganserve.client.status import error_of
+from ganserve.client.text import (
+    Imagined,
+    ImagineOptions,
+    imagine_request,
+    imagined_of,
+    streamed_imagined_of,
+)
 from ganserve.client.translation import Frame, TranslateOptions, Translation, translate_request, translation_of
 from ganserve.client.waiting import PAUSE, Wait
 from ganserve.errors import RequestError
-from ganserve.v1 import generation_pb2, models_pb2
+from ganserve.v1 import generation_pb2, models_pb2, text_pb2
 
 T = TypeVar("T")
 
@@ -110,6 +117,36 @@ class Client:
         request = sample_request(model, n, max_reply_bytes=self._max_reply_bytes, **options)
         wrapped = generation_pb2.SampleStreamRequest(sample=request)
         return self._stream(self._stubs.generation.SampleStream, wrapped, streamed_sample_of, timeout)
+
+    def imagine(
+        self,
+        model: str,
+        prompts: str | Sequence[str],
+        n: int | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ImagineOptions],
+    ) -> Samples:
+        """``n`` pictures of each of ``prompts``, prompt by prompt, each an :class:`Imagined`; see :class:`ImagineOptions`.
+
+        A reply that may outgrow ``max_reply_bytes`` is refused before anything is computed: use :meth:`imagine_stream`.
+        """
+        request = imagine_request(model, prompts, n, max_reply_bytes=self._max_reply_bytes, **options)
+        return imagined_of(self._call(self._stubs.text.TextToImage, request, timeout))
+
+    def imagine_stream(
+        self,
+        model: str,
+        prompts: str | Sequence[str],
+        n: int | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[ImagineOptions],
+    ) -> Iterator[Imagined]:
+        """``n`` pictures of each of ``prompts``, prompt by prompt, each as soon as it is ready; ``timeout`` is that of the whole stream."""
+        request = imagine_request(model, prompts, n, max_reply_bytes=self._max_reply_bytes, **options)
+        wrapped = text_pb2.TextToImageStreamRequest(wish=request)
+        return self._stream(self._stubs.text.TextToImageStream, wrapped, streamed_imagined_of, timeout)
 
     def interpolate(
         self,

@@ -9,7 +9,7 @@ import msgspec
 from grpc_health.v1 import health_pb2_grpc
 
 from ganserve.names import is_loopback
-from ganserve.v1 import generation_pb2_grpc, inversion_pb2_grpc, latents_pb2_grpc, models_pb2_grpc
+from ganserve.v1 import generation_pb2_grpc, inversion_pb2_grpc, latents_pb2_grpc, models_pb2_grpc, text_pb2_grpc
 
 ADDRESS = "localhost:8001"
 """Where ``ganserve serve`` listens by default."""
@@ -26,7 +26,8 @@ SERVICE_CONFIG = {
     "methodConfig": [
         {
             "name": [
-                {"service": f"ganserve.v1.{service}"} for service in ("Generation", "Inversion", "Latents", "Models")
+                {"service": f"ganserve.v1.{service}"}
+                for service in ("Generation", "Inversion", "Latents", "Models", "Text")
             ],
             "retryPolicy": {
                 "maxAttempts": 4,
@@ -88,6 +89,7 @@ class Stubs(NamedTuple):
     inversion: Any
     latents: Any
     models: Any
+    text: Any
     health: Any
 
 
@@ -110,5 +112,6 @@ def stubs(channel: Any) -> Stubs:
         inversion_pb2_grpc.InversionStub(channel),  # type: ignore[no-untyped-call]
         latents_pb2_grpc.LatentsStub(channel),  # type: ignore[no-untyped-call]
         models_pb2_grpc.ModelsStub(channel),  # type: ignore[no-untyped-call]
+        text_pb2_grpc.TextStub(channel),  # type: ignore[no-untyped-call]
         health_pb2_grpc.HealthStub(channel),
     )

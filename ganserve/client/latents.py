@@ -12,6 +12,7 @@ from ganserve.client.enums import choices
 from ganserve.client.request import Label, integer, label_message, output_options
 from ganserve.client.samples import Sample, made_fields_of, served_of
 from ganserve.client.tensors import AnyArray, tensor_message
+from ganserve.client.text import plain
 from ganserve.errors import InvalidArgument
 from ganserve.v1 import generation_pb2, latents_pb2
 
@@ -23,7 +24,7 @@ NORMALIZATIONS = choices("NORMALIZATION_", latents_pb2.Normalization)
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A point of a latent space: drawn from (``seed``, ``index``) or given as the array ``tensor``; then moved along ``directions``.
+    """A point of a latent space: drawn from (``seed``, ``index``), given as the array ``tensor`` or made of ``prompt``; then moved along ``directions``.
 
     The rest is read by what makes the latent of a seed (``psi`` of a style, for example), and refused with a tensor.
     """
@@ -32,6 +33,8 @@ class Point(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     index: int = 0
     tensor: ArrayLike | None = None
     """The latent itself, without the row axis."""
+    prompt: str | None = None
+    """What the latent is made of, for one that an encoder makes of text."""
     label: Label | None = None
     truncation: float | None = None
     numbers: Mapping[str, float] = {}
@@ -60,6 +63,8 @@ class ImageOptions(TypedDict, total=False):
     """Tensors given instead of computed: [1, ...] (``noise_gain``)."""
     seed: int | None
     """Where whatever making an image still draws comes from: (seed, index)."""
+    prompt: str | None
+    """What all images show, where making one from the latent reads a prompt."""
     index: int
     """See ``seed``."""
     format: str | None
@@ -207,8 +212,8 @@ def _points(field: str, points: Iterable[AnyPoint]) -> list[latents_pb2.Point]:
 
 def _point(field: str, point: AnyPoint) -> latents_pb2.Point:
     point = _full(point)
-    if (point.seed is None) == (point.tensor is None):
-        raise InvalidArgument.of(field, "give a seed or a tensor, and not both")
+    if sum(one is not None for one in (point.seed, point.tensor, point.prompt)) != 1:
+        raise InvalidArgument.of(field, "give a seed, a tensor or a prompt, and one of them only")
     message = latents_pb2.Point(
         truncation=point.truncation, numbers=dict(point.numbers), directions=dict(point.directions)
     )
@@ -216,6 +221,8 @@ def _point(field: str, point: AnyPoint) -> latents_pb2.Point:
         message.seed.CopyFrom(_seed(field, point.seed, point.index))
     if point.tensor is not None:
         message.tensor.CopyFrom(tensor_message(f"{field}.tensor", point.tensor))
+    if point.prompt is not None:
+        message.prompt = plain(f"{field}.prompt", point.prompt)
     if point.label is not None:
         message.label.CopyFrom(label_message(f"{field}.label", point.label))
     return message
@@ -245,12 +252,14 @@ def _making(
     tensors: Mapping[str, ArrayLike] | None = None,
     seed: int | None = None,
     index: int = 0,
+    prompt: str | None = None,
     format: str | None = None,  # noqa: A002 - the word for it
     quality: int | None = None,
     returns: Sequence[str] = (),
 ) -> latents_pb2.Making:
     making = latents_pb2.Making(
         truncation=truncation,
+        prompt=None if prompt is None else plain("making.prompt", prompt),
         numbers=numbers,
         tensors={name: tensor_message(f"making.tensors[{name}]", value) for name, value in (tensors or {}).items()},
         output=output_options(format, quality),

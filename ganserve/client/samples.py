@@ -10,11 +10,12 @@ from PIL import Image
 from ganserve.client.enums import name_of
 from ganserve.client.media import Media, media_fields
 from ganserve.client.tensors import AnyArray, array_of
-from ganserve.v1 import generation_pb2, latents_pb2
+from ganserve.v1 import generation_pb2, latents_pb2, text_pb2
 
 Made: TypeAlias = (
     generation_pb2.Sample
     | generation_pb2.Translation
+    | text_pb2.Imagined
     | latents_pb2.InterpolateResponse
     | latents_pb2.MixResponse
     | latents_pb2.CombineResponse
@@ -103,7 +104,7 @@ def streamed_sample_of(response: generation_pb2.SampleStreamResponse) -> Sample:
     return Sample(**fields_of(response.sample), served=served_of(response.served))
 
 
-def fields_of(message: generation_pb2.Sample | generation_pb2.Translation) -> dict[str, Any]:
+def fields_of(message: generation_pb2.Sample | generation_pb2.Translation | text_pb2.Imagined) -> dict[str, Any]:
     """The fields of a :class:`Sample` that ``message`` has, where its noise came from among them."""
     drawn = message.seed if message.HasField("seed") else None
     return {

@@ -114,6 +114,27 @@ class Origin(NamedTuple):
     drawn: tuple[int, int] | None = None
 
 
+class GivenPrompt(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt as a request brings it: the element of the request value that a prompt decoder reads.
+
+    One with more tokens than the model reads is cut, unless ``whole`` says that it must not be.
+    """
+
+    text: str
+    whole: bool = False
+
+
+@runtime_checkable
+class PromptDecoder(Decoder, Protocol):
+    """A decoder of prompts: each element of its request value is a :class:`GivenPrompt`."""
+
+    value: str
+    """The request value that it reads."""
+
+    def cuts(self, given: GivenPrompt) -> bool:
+        """Whether the model reads only the beginning of ``given``, which has been decoded."""
+
+
 class EncodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the caller wants media: a format of the encoder's, and a quality from 1 to 100 for lossy ones (0: the default).
 
@@ -180,6 +201,11 @@ def ganserve_codecs() -> Iterable[Codec]:
             name="number",
             summary="a number a row → a tensor filled with it",
             decode="ganserve.codecs.number:NumberDecoder",
+        ),
+        Codec(
+            name="tokens",
+            summary="prompt → token ids or their mask, by a tokenizer.json",
+            decode="ganserve.codecs.tokens:TokensDecoder",
         ),
         Codec(
             name="image",

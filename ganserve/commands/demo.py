@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 
 SEED = 7
 
+PROMPTS = ("a red heart", "grinning face", "a black cat", "the sun", "a green tree", "woman", "a blue car", "flag")
+"""What models that read prompts are asked for, a line of the grid each."""
+
 NEXT = """
 Next:
   ganserve serve {bundles}
-  ganserve sample {model} --n 16 --seed 7 --grid grid.png{translate}
+  ganserve sample {model} --n 16 --seed 7 --grid grid.png{more}
   ganserve train dcgan --preset fashion-32 --data PATH --out runs/mine
   ganserve export runs/mine --out {bundles}/mine
 """
 
+
+TEXT = """
+No bundle here makes pictures of prompts, for a sentence encoder is larger than all of these. docs/text.md tells how to train one; then
+  ganserve export runs/dfgan-emoji --out bundles/dfgan-emoji --name dfgan-emoji
+  ganserve demo
+"""
 
 EXAMPLES = "examples"
 """The folder of a bundle in which pictures lie that may be translated."""
@@ -70,12 +79,15 @@ def command(bundles: Path, out: Path, count: int) -> None:
 
         with Client(address) as client:
             wait_ready(client, process, out / "server.log", output)
-            sampled, translated = _ask_all(client, bundles, count, out, output)
+            sampled, translated, imagined = _ask_all(client, bundles, count, out, output)
         stop(process, out / "server.log")
     output.print("server stopped cleanly")
     translate = f"\n  ganserve translate {translated[0]} PICTURES --out translated" if translated else ""
+    imagine = f'\n  ganserve imagine {imagined[0]} "{PROMPTS[0]}" --n 4' if imagined else ""
     model = sampled[0] if sampled else "MODEL"
-    output.print(NEXT.format(bundles=bundles, model=model, translate=translate), end="", markup=False)
+    output.print(NEXT.format(bundles=bundles, model=model, more=translate + imagine), end="", markup=False)
+    if not imagined:
+        output.print(TEXT, end="", markup=False)
 
 
 def wait_ready(client: "Client", process: subprocess.Popen[bytes], log: Path, output: Console) -> None:
@@ -93,9 +105,9 @@ def wait_ready(client: "Client", process: subprocess.Popen[bytes], log: Path, ou
     raise click.ClickException(f"the server ended with code {process.returncode}; {tail(log)}")
 
 
-def _ask_all(client: "Client", bundles: Path, count: int, out: Path, output: Console) -> tuple[list[str], list[str]]:
-    """The names of the models that were sampled, and of those that translated."""
-    sampled, translated = [], []
+def _ask_all(client: "Client", bundles: Path, count: int, out: Path, output: Console) -> tuple[list[str], ...]:
+    """The names of the models that were sampled, of those that translated, and of those that were told what to show."""
+    sampled, translated, imagined = [], [], []
     with progress(output) as bars:
         for model in client.models():
             if model.state == "failed":
@@ -108,9 +120,12 @@ def _ask_all(client: "Client", bundles: Path, count: int, out: Path, output: Con
                 if task.kind == "translate" and (pictures := _examples(bundles, model)):
                     _translate(client, model, task, pictures, out, bars)
                     translated.append(model.name)
-    if not sampled + translated:
+                if task.kind == "text_to_image":
+                    _imagine(client, model, task, count, out, bars)
+                    imagined.append(model.name)
+    if not sampled + translated + imagined:
         raise click.ClickException("no model could be asked for anything")
-    return sampled, translated
+    return sampled, translated, imagined
 
 
 def _examples(bundles: Path, model: "ModelSummary") -> list[Path]:
@@ -143,12 +158,25 @@ def _translate(
     _show(out / f"{model.name}-{task.name}.png", model, len(pictures), stream, pictures, bars)
 
 
+def _imagine(client: "Client", model: "ModelSummary", task: "TaskInfo", count: int, out: Path, bars: Progress) -> None:
+    """Write one grid of pictures of prompts."""
+    each = max(1, count // len(PROMPTS))
+    stream = client.imagine_stream(model.name, PROMPTS, each, seed=SEED, task=task.name, version=model.version)
+    _show(out / f"{model.name}.png", model, each * len(PROMPTS), stream, [], bars, columns=each)
+
+
 def _seed(task: "TaskInfo") -> int | None:
     return SEED if "seed" in task.values else None
 
 
 def _show(
-    path: Path, model: "ModelSummary", count: int, stream: "Iterable[Sample]", beside: list[Path], bars: Progress
+    path: Path,
+    model: "ModelSummary",
+    count: int,
+    stream: "Iterable[Sample]",
+    beside: list[Path],
+    bars: Progress,
+    columns: int | None = None,
 ) -> None:
     from PIL import Image
 
@@ -158,7 +186,6 @@ def _show(
     results = list(watched(bars, model.name, count, stream))
     seconds = time.monotonic() - started
     images = [result.image() for result in results]
-    columns = None
     if beside:
         images = [image for pair in zip(map(Image.open, beside), images, strict=True) for image in pair]
         columns = 2 * math.ceil(math.sqrt(len(beside) / 2))

@@ -124,6 +124,14 @@ LEVELS = ("debug", "info", "warning", "error")
     help="Say in PNG, JPEG and WebP files that a model made the picture, which one, and from which seed.",
 )
 @click.option(
+    "--prompt-policy",
+    "prompt_policies",
+    multiple=True,
+    metavar="NAME[=ARGUMENT]",
+    help="Who is asked whether a prompt is served, such as block-list=words.txt; repeatable.",
+)
+@click.option("--log-prompts", is_flag=True, help="Write prompts to the log; without it they appear nowhere.")
+@click.option(
     "--grace",
     type=click.FloatRange(min=0),
     default=20.0,
@@ -166,6 +174,8 @@ def command(
     max_steps: int,
     stream_frames: int,
     provenance: bool,
+    prompt_policies: tuple[str, ...],
+    log_prompts: bool,
     grace: float,
     log_level: str,
     log_format: str,
@@ -190,6 +200,7 @@ def command(
     from ganserve.plugins import load
     from ganserve.serving.model import Settings
     from ganserve.serving.policy import Lifecycle
+    from ganserve.serving.prompts import PolicyChoice
     from ganserve.serving.server import ServerSettings, serve
 
     start_log(log_level, log_format)
@@ -219,6 +230,8 @@ def command(
         connections=connections,
         access=access,
         provenance=provenance,
+        prompt_policy=tuple(PolicyChoice.parse(text) for text in prompt_policies),
+        log_prompts=log_prompts,
         grace=grace,
     )
     _run(serve(settings, load(plugins_dir)))

@@ -20,6 +20,7 @@ from functools import partial
 from ganserve.errors import Unavailable
 from ganserve.metrics import Metrics
 from ganserve.serving.batcher import Arrays, Batch, Batcher, Job
+from ganserve.serving.sharing import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Executor:
         self.batcher = batcher
         self.device = device
         self.clock = clock
+        self.sharing = Sharing(self)
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Condition()

@@ -37,14 +37,14 @@ class Front:
     def __init__(self, repository: Repository, workers: Workers) -> None:
         self._repository, self._workers = repository, workers
 
-    async def _target(self, request: Target, kind: str) -> tuple[Model, LoadedTask]:
-        """The model and the task of ``kind`` that ``request`` names; the model stays open until the running call has ended."""
+    async def _target(self, request: Target, *kinds: str) -> tuple[Model, LoadedTask]:
+        """The model and the task of one of ``kinds`` that ``request`` names; the model stays open until the running call has ended."""
         if not request.model:
             raise InvalidArgument.of("model", "empty; give a name that Models.List lists")
         if request.version < 0:
             raise InvalidArgument.of("version", f"{request.version}; expected 1 or more, or 0 for the latest")
         model = await self._repository.use(request.model, request.version)
-        task = model.task(request.task, kind)
+        task = model.task(request.task, *kinds)
         model.begin()
         note_target(model.name, task.task.name, model.manifest.version, model.end)
         return model, task

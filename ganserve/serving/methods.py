@@ -31,6 +31,8 @@ METHODS: Mapping[str, Kind] = {
     "/ganserve.v1.Models/Load": Kind.MANAGEMENT,
     "/ganserve.v1.Models/Reload": Kind.MANAGEMENT,
     "/ganserve.v1.Models/Unload": Kind.MANAGEMENT,
+    "/ganserve.v1.Text/TextToImage": Kind.INFERENCE,
+    "/ganserve.v1.Text/TextToImageStream": Kind.INFERENCE,
     "/inference.GRPCInferenceService/ModelConfig": Kind.METADATA,
     "/inference.GRPCInferenceService/ModelInfer": Kind.INFERENCE,
     "/inference.GRPCInferenceService/ModelMetadata": Kind.METADATA,

@@ -12,7 +12,7 @@ import numpy as np
 
 from ganserve import golden
 from ganserve.bundle import Bundle, ExportedGraph
-from ganserve.codecs import Decoder, Encoder, PictureDecoder
+from ganserve.codecs import Decoder, Encoder, PictureDecoder, PromptDecoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, GoldenError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
@@ -76,6 +76,11 @@ class LoadedTask(msgspec.Struct, frozen=True, eq=False):
     def moves(self, tensor: str) -> dict[str, np.ndarray]:
         """The vectors along which the latent ``tensor`` may be moved, by the names of the directions."""
         return {name: loaded.vector for name, loaded in self.directions.items() if loaded.direction.tensor == tensor}
+
+    @property
+    def prompts(self) -> frozenset[str]:
+        """The request values that are prompts."""
+        return frozenset(one.value for one in self.decoders.values() if isinstance(one, PromptDecoder))
 
     @property
     def makes_images(self) -> bool:
@@ -142,14 +147,14 @@ class Model:
             run.loaded is loaded for run in stage.runs for loaded in self.graphs.values()
         )
 
-    def task(self, name: str, kind: str) -> LoadedTask:
-        """The task called ``name``, or the only one of ``kind`` if ``name`` is empty; :class:`NotFound` names what there is."""
-        of_kind = [loaded for loaded in self.tasks.values() if loaded.task.kind == kind]
+    def task(self, name: str, *kinds: str) -> LoadedTask:
+        """The task called ``name``, or the only one of ``kinds`` if ``name`` is empty; :class:`NotFound` names what there is."""
+        of_kind = [loaded for loaded in self.tasks.values() if loaded.task.kind in kinds]
         chosen = [loaded for loaded in of_kind if loaded.task.name == name] if name else of_kind
         if len(chosen) != 1:
             names = ", ".join(loaded.task.name for loaded in of_kind) or "none"
-            wish = f"task {name!r}" if name else f"single task of kind {kind!r}"
-            raise NotFound(f"model {self.name!r} has no {wish}; its {kind} tasks are: {names}")
+            wish = f"task {name!r}" if name else f"single task of kind {' or '.join(map(repr, kinds))}"
+            raise NotFound(f"model {self.name!r} has no {wish}; its {' and '.join(kinds)} tasks are: {names}")
         return chosen[0]
 
     def plan(

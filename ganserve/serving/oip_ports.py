@@ -15,7 +15,7 @@ from ganserve.serving.call import SEED
 from ganserve.serving.model import LoadedTask, Model
 from ganserve.spec import Graph, Loop, Step, TaskKind, Tensor
 
-Kind: TypeAlias = Literal["seed", "label", "number", "picture", "tensor", "direction"]
+Kind: TypeAlias = Literal["seed", "label", "number", "picture", "prompt", "tensor", "direction"]
 
 DTYPES: Mapping[str, np.dtype] = {
     "BOOL": np.dtype("?"),
@@ -146,6 +146,8 @@ def _typed(task: LoadedTask, name: str) -> tuple[Kind, tuple[str, ...]]:
         return "seed", _INTEGERS
     if name in [decoder.value for decoder in task.pictures.values()]:
         return "picture", (BYTES, "UINT8")
+    if name in task.prompts:
+        return "prompt", (BYTES,)
     sources = [source for source in task.task.inputs if name in source.reads]
     if any(source.codec == "label" for source in sources):
         return "label", (*_INTEGERS, BYTES)

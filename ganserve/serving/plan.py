@@ -41,7 +41,7 @@ class GraphRun(msgspec.Struct, frozen=True, eq=False):
 class Stage(msgspec.Struct, frozen=True, eq=False):
     """Graphs that run as one batch on one engine; between them the tensors stay where the engine has them.
 
-    ``max_pixels`` are the most pixels that the pictures of one batch have together, by their tensor.
+    ``max_pixels`` are the most pixels that the pictures of one batch have together, by their tensor. Equal rows of a ``shared`` stage run once.
     """
 
     model: str
@@ -51,6 +51,7 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
     reads: tuple[str, ...]
     gives: tuple[str, ...]
     max_pixels: Mapping[str, int] = {}
+    shared: bool = False
 
     @property
     def version(self) -> int:
@@ -332,8 +333,7 @@ def _segments(
         if (
             follower is None
             or isinstance(follower, Loop)
-            or step.cut
-            or edited
+            or any((step.cut, step.shared, follower.shared, edited))
             or graphs[follower.graph].engine != loaded.engine
             or not (loaded.graph.batchable and graphs[follower.graph].graph.batchable)
         ):
@@ -369,6 +369,7 @@ def _stage(
         tuple(reads),
         tuple(name for name in dict.fromkeys(made) if name in needed),
         {name: most for name, most in max_pixels.items() if name in reads},
+        group[0].shared,
     )
 
 

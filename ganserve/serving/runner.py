@@ -17,6 +17,7 @@ from ganserve.serving.batcher import Arrays, Batch, Job
 from ganserve.serving.edits import EditSegment
 from ganserve.serving.executor import Executor
 from ganserve.serving.plan import LoopSegment, Plan, Stage
+from ganserve.serving.sharing import Wish
 
 Deliver: TypeAlias = Callable[[int, Arrays, int], None]
 """Takes the first row, the outputs and the number of rows that a batch made of a job."""
@@ -92,6 +93,7 @@ class Flow:
         self._finished: deque[Piece | Exception] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._jobs: set[Job] = set()
+        self._wishes: set[Wish] = set()
 
     def pieces(self) -> AsyncIterator[Piece]:
         """Start, and give the finished rows as they come, in any order, with the plan's wanted tensors; once only."""
@@ -121,6 +123,9 @@ class Flow:
         for job in self._jobs:
             self._executor.cancel(job)
         self._jobs.clear()
+        for wish in self._wishes:
+            self._executor.sharing.cancel(wish)
+        self._wishes.clear()
 
     def _advance(self, piece: Piece, segment: int, *, admitted: bool = True) -> None:
         if segment == len(self._plan.segments):
@@ -139,7 +144,8 @@ class Flow:
         def deliver(start: int, outputs: Arrays, rows: int) -> None:
             self._advance(piece.part(start, start + rows).plus(outputs), segment + 1)
 
-        self._submit(stage, {name: piece.tensors[name] for name in stage.reads}, len(piece.rows), deliver, admitted)
+        submit = self._share if stage.shared else self._submit
+        submit(stage, {name: piece.tensors[name] for name in stage.reads}, len(piece.rows), deliver, admitted)
 
     def _loop(self, segment: LoopSegment, piece: Piece, position: int, turn: _Round, admitted: bool = True) -> None:
         seeds = None if self._seeds is None else self._seeds[piece.rows]
@@ -192,3 +198,20 @@ class Flow:
         )
         self._executor.submit(job, admitted=admitted)
         self._jobs.add(job)
+
+    def _share(self, stage: Stage, feeds: Arrays, rows: int, deliver: Deliver, admitted: bool) -> None:
+        left = rows
+
+        def delivered(start: int, outputs: Arrays, queue: float, engine: float) -> None:
+            nonlocal left
+            count = len(next(iter(outputs.values())))
+            self._times.queue += queue
+            self._times.engine += engine
+            left -= count
+            if not left:
+                self._wishes.discard(wish)
+            deliver(start, outputs, count)
+
+        wish = Wish(stage, feeds, rows, self._caller, delivered, self._finish, self._deadline)
+        self._executor.sharing.submit(wish, admitted=admitted)
+        self._wishes.add(wish)

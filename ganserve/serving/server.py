@@ -39,12 +39,14 @@ from ganserve.serving.inversion import MOST_STEPS
 from ganserve.serving.model import Settings
 from ganserve.serving.policy import Lifecycle
 from ganserve.serving.ports import Connections, Services, bind, make_server
+from ganserve.serving.prompts import Guard, PolicyChoice, load_policies
 from ganserve.serving.repository import Repository
 from ganserve.serving.service import Generation
 from ganserve.serving.service_inversion import Inversion
 from ganserve.serving.service_latents import Latents
 from ganserve.serving.service_models import Models
 from ganserve.serving.service_oip import OpenInference
+from ganserve.serving.service_text import Text
 from ganserve.serving.tls import server_credentials
 from ganserve.serving.traffic import Traffic
 from ganserve.serving.watch import watch
@@ -57,6 +59,8 @@ from ganserve.v1 import (
     latents_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    text_pb2,
+    text_pb2_grpc,
 )
 
 log = logging.getLogger(__name__)
@@ -65,6 +69,7 @@ OWN_SERVICES = (
     generation_pb2.DESCRIPTOR.services_by_name["Generation"].full_name,
     latents_pb2.DESCRIPTOR.services_by_name["Latents"].full_name,
     inversion_pb2.DESCRIPTOR.services_by_name["Inversion"].full_name,
+    text_pb2.DESCRIPTOR.services_by_name["Text"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["Models"].full_name,
 )
 SERVICES = (*OWN_SERVICES, inference.SERVICE)
@@ -103,6 +108,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Who may reach what."""
     provenance: bool = True
     """Whether files of pictures say that a model made them, which one, and from which seed."""
+    prompt_policy: tuple[PolicyChoice, ...] = ()
+    """Who is asked whether a prompt is served."""
+    log_prompts: bool = False
+    """Whether prompts are written to the log; nothing else tells them."""
     grace: float = 20.0
     """Seconds that running calls get to finish after SIGTERM."""
 
@@ -220,7 +229,9 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         workers = Workers(executor, pool, metrics, limits, settings.provenance)
         max_rows = min(settings.max_rows, settings.queue_rows)
         generation = Generation(repository, workers, max_rows, settings.stream_frames)
-        latents = Latents(repository, workers, max_rows)
+        guard = Guard(load_policies(plugins, settings.prompt_policy), pool, settings.log_prompts)
+        latents = Latents(repository, workers, max_rows, guard)
+        text = Text(repository, workers, max_rows, guard)
         inversion = Inversion(repository, workers, max_rows, settings.max_steps)
         stack.push_async_callback(server.stop)
         open_inference = OpenInference(
@@ -230,8 +241,9 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
             max_rows=max_rows,
             max_batch=settings.models.max_batch,
             window=settings.stream_frames,
+            guard=guard,
         )
-        offered = services(generation, latents, inversion, Models(repository), open_inference, server.health)
+        offered = services(generation, latents, inversion, text, Models(repository), open_inference, server.health)
         await server.listen(offered)
         if settings.metrics_port is not None:
             server.metrics_port = await stack.enter_async_context(_metrics_over_http(metrics, settings))
@@ -249,6 +261,7 @@ def services(
     generation: Generation,
     latents: Latents,
     inversion: Inversion,
+    text: Text,
     models: Models,
     open_inference: OpenInference,
     health: Health,
@@ -258,6 +271,7 @@ def services(
         partial(generation_pb2_grpc.add_GenerationServicer_to_server, generation),
         partial(latents_pb2_grpc.add_LatentsServicer_to_server, latents),
         partial(inversion_pb2_grpc.add_InversionServicer_to_server, inversion),
+        partial(text_pb2_grpc.add_TextServicer_to_server, text),
         partial(models_pb2_grpc.add_ModelsServicer_to_server, models),
         partial(health_pb2_grpc.add_HealthServicer_to_server, health),
         lambda server: server.add_generic_rpc_handlers((inference.handlers(open_inference),)),

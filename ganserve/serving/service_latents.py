@@ -8,27 +8,34 @@ import grpc
 from ganserve.serving.call import Workers
 from ganserve.serving.compose import Composition
 from ganserve.serving.front import Front, check_reply
+from ganserve.serving.prompts import Guard
 from ganserve.serving.repository import Repository
 from ganserve.serving.wire import fill_result, fill_served
-from ganserve.serving.wire_latents import Composed, combined, making_field, mixed, walked
+from ganserve.serving.wire_latents import Composed, combined, making_field, mixed, prompts_of, walked
 from ganserve.v1 import latents_pb2 as pb
 from ganserve.v1 import latents_pb2_grpc
 
+KINDS = ("sample", "text_to_image")
+"""The kinds of tasks whose latents may be walked, mixed and combined."""
+
 
 class Latents(Front, latents_pb2_grpc.LatentsServicer):
-    """The rpcs that walk, mix and combine latents. A call has at most ``max_rows`` points and makes at most as many images."""
+    """The rpcs that walk, mix and combine latents. A call has at most ``max_rows`` points and makes at most as many images.
 
-    def __init__(self, repository: Repository, workers: Workers, max_rows: int) -> None:
+    ``guard`` lets their prompts pass.
+    """
+
+    def __init__(self, repository: Repository, workers: Workers, max_rows: int, guard: Guard) -> None:
         super().__init__(repository, workers)
-        self._max_rows = max_rows
+        self._max_rows, self._guard = max_rows, guard
 
     async def Interpolate(  # noqa: N802
         self, request: pb.InterpolateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.InterpolateResponse]:
         """One message a frame, in order."""
-        model, task = await self._target(request, "sample")
+        model, task = await self._target(request, *KINDS)
         walk = walked(request, model, task, self._max_rows)
-        made = self._composition(walk, context)
+        made = await self._composition(walk, context)
         async with aclosing(made.results()) as results:
             async for result in results:
                 key, part = walk.places[result.row]
@@ -41,9 +48,9 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
         self, request: pb.MixRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.MixResponse]:
         """One message a mixture, in order."""
-        model, task = await self._target(request, "sample")
+        model, task = await self._target(request, *KINDS)
         mix = mixed(request, model, task, self._max_rows)
-        made = self._composition(mix, context)
+        made = await self._composition(mix, context)
         async with aclosing(made.results()) as results:
             async for result in results:
                 base, style = mix.pairs[result.row]
@@ -54,8 +61,8 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
 
     async def Combine(self, request: pb.CombineRequest, context: grpc.aio.ServicerContext) -> pb.CombineResponse:  # noqa: N802
         """The image of a sum."""
-        model, task = await self._target(request, "sample")
-        made = self._composition(combined(request, model, task, self._max_rows), context)
+        model, task = await self._target(request, *KINDS)
+        made = await self._composition(combined(request, model, task, self._max_rows), context)
         check_reply(made.most_reply_bytes(), request.max_reply_bytes, "or ask for a smaller format")
         async with aclosing(made.results()) as results:
             (result,) = [result async for result in results]
@@ -64,6 +71,8 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
         fill_served(reply.served, model, made)
         return reply
 
-    def _composition(self, wish: Composed, context: grpc.aio.ServicerContext) -> Composition:
+    async def _composition(self, wish: Composed, context: grpc.aio.ServicerContext) -> Composition:
         self._admit(wish.ask, context)
-        return Composition(wish.ask, wish.latent, wish.sources, wish.compose, making_field, self._workers)
+        made = Composition(wish.ask, wish.latent, wish.sources, wish.compose, making_field, self._workers)
+        await self._guard.let_pass(wish.ask.model.name, prompts_of(wish))
+        return made

@@ -19,10 +19,11 @@ from ganserve.serving.model import Model
 from ganserve.serving.oip import INSTEAD, Run
 from ganserve.serving.oip_parameters import check_parameters
 from ganserve.serving.oip_ports import task_of
+from ganserve.serving.prompts import Guard
 from ganserve.serving.repository import Repository
 from ganserve.serving.told import told_by
 from ganserve.serving.traffic import Traffic, note_stream, note_target
-from ganserve.serving.wire_oip import Wish, field_of, parameters_of, wish_of
+from ganserve.serving.wire_oip import Wish, field_of, parameters_of, prompts_of, wish_of
 from ganserve.serving.wire_oip_models import config_of, index_of, metadata_of, statistics_of
 from ganserve.serving.wire_oip_reply import answer_of, refusal_of, response_of
 
@@ -42,7 +43,7 @@ _VERSION = re.compile("[1-9][0-9]{0,8}")
 class OpenInference(Front):
     """The rpcs of ``inference.GRPCInferenceService``. A request has at most ``max_rows``, a batch at most ``max_batch``.
 
-    At most ``window`` requests of a stream are read and not answered.
+    At most ``window`` requests of a stream are read and not answered; ``guard`` lets their prompts pass.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class OpenInference(Front):
         max_rows: int,
         max_batch: int,
         window: int,
+        guard: Guard,
     ) -> None:
         super().__init__(repository, workers)
-        self._traffic, self._window = traffic, window
+        self._traffic, self._window, self._guard = traffic, window, guard
         self._max_rows, self._max_batch = max_rows, max_batch
 
     async def ServerLive(  # noqa: N802
@@ -213,6 +215,7 @@ class OpenInference(Front):
             self._admit(ask, context)
             if parameters.timeout is not None:
                 ask.deadline = min(ask.deadline, self._workers.executor.clock() + parameters.timeout / 1e6)
+        await self._guard.let_pass(model.name, prompts_of(wish))
         return wish, Run(wish, self._workers)
 
     async def _noted(self, name: str, version: str) -> Model:

@@ -17,7 +17,7 @@ from ganserve.serving.call import SEED, Ask, Call, Result
 from ganserve.serving.model import LoadedTask, Model
 from ganserve.spec import DType, Tensor
 from ganserve.v1 import generation_pb2 as pb
-from ganserve.v1 import latents_pb2, media_pb2
+from ganserve.v1 import latents_pb2, media_pb2, text_pb2
 
 DTYPES: Mapping[media_pb2.DataType, DType] = {
     media_pb2.DATA_TYPE_FLOAT32: "float32",
@@ -45,7 +45,7 @@ MAX_UINT64 = 2**64 - 1
 MOST_STRENGTH = 1e6
 """The farthest that a latent may be moved along a direction, and the largest weight in a sum: nonsense already, but finite."""
 
-OWN_FIELDS = (SEED, "label", "truncation")
+OWN_FIELDS = (SEED, "label", "truncation", "prompt")
 """Values that have a field of their own in every request; numbers of other names travel in ``numbers``."""
 
 OUTPUT_FIELDS = {"format": "output.image_format", "quality": "output.quality"}
@@ -55,9 +55,18 @@ _SAMPLE_FIELDS = {"seed": "seed", "label": "labels", "truncation": "truncation",
 
 
 Made: TypeAlias = (
-    pb.Sample | pb.Translation | latents_pb2.InterpolateResponse | latents_pb2.MixResponse | latents_pb2.CombineResponse
+    pb.Sample
+    | pb.Translation
+    | text_pb2.Imagined
+    | latents_pb2.InterpolateResponse
+    | latents_pb2.MixResponse
+    | latents_pb2.CombineResponse
 )
 """Messages with media and tensors."""
+
+
+WithTensors: TypeAlias = pb.SampleRequest | pb.TranslateRequest | text_pb2.TextToImageRequest | latents_pb2.Making
+"""Messages with tensors that are given, and output options."""
 
 
 class Common(msgspec.Struct, frozen=True, eq=False):
@@ -68,9 +77,7 @@ class Common(msgspec.Struct, frozen=True, eq=False):
     encode: EncodeOptions
 
 
-def common_of(
-    request: pb.SampleRequest | pb.TranslateRequest | latents_pb2.Making, task: LoadedTask, wrong: list[Violation]
-) -> Common:
+def common_of(request: WithTensors, task: LoadedTask, wrong: list[Violation]) -> Common:
     """Tensors, names and output options of ``request``; what is wrong with them is added to ``wrong``."""
     tensors = _tensors(request, task, wrong)
     returns = tuple(dict.fromkeys(request.return_tensors))
@@ -127,8 +134,8 @@ def ask_of(request: pb.SampleRequest, model: Model, task: LoadedTask, max_rows: 
 # What answers a call is written in the place where it is sent from: a message made apart is copied into its parent, pixels and all.
 
 
-def fill(message: pb.Sample | pb.Translation, result: Result, call: Call) -> None:
-    """Write what a row of Sample or Translate has into ``message``."""
+def fill(message: pb.Sample | pb.Translation | text_pb2.Imagined, result: Result, call: Call) -> None:
+    """Write what a row of Sample, Translate or TextToImage has into ``message``."""
     fill_result(message, result)
     if call.seeds is not None:
         seed, index = call.seeds[result.row]
@@ -285,9 +292,7 @@ def _spread(field: str, given: Sequence[Any], rows: int, wrong: list[Violation])
     return list(given) * rows if len(given) == 1 else list(given)
 
 
-def _tensors(
-    request: pb.SampleRequest | pb.TranslateRequest | latents_pb2.Making, task: LoadedTask, wrong: list[Violation]
-) -> dict[str, np.ndarray]:
+def _tensors(request: WithTensors, task: LoadedTask, wrong: list[Violation]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for name, message in request.tensors.items():
         field = f"tensors[{name}]"

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
+from ganserve.codecs import GivenPrompt
+from ganserve.codecs.tokens import VALUE
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask
 from ganserve.serving.compose import Source
@@ -176,6 +178,14 @@ def combined(request: pb.CombineRequest, model: Model, task: LoadedTask, most: i
 _SUM = "terms"
 
 
+def prompts_of(wish: Composed) -> dict[str, str]:
+    """The prompts of ``wish``, by their fields."""
+    found = {source.field(VALUE): source.values[VALUE].text for source in wish.sources if VALUE in source.values}
+    for prompt in wish.ask.values.get(VALUE, ())[:1]:
+        found[making_field(VALUE)] = prompt.text
+    return found
+
+
 def making_field(name: str) -> str:
     """The field of a request of Latents for what making its images calls ``name``: a value with or without its row, or a tensor."""
     base = name.partition("[")[0]
@@ -216,6 +226,8 @@ def _source(point: pb.Point, path: str, task: LoadedTask, latent: Latent, wrong:
     match point.WhichOneof("source"):
         case "seed":
             values[SEED] = (point.seed.seed, point.seed.index)
+        case "prompt":
+            values[VALUE] = GivenPrompt(text=point.prompt, whole=True)
         case "tensor":
             array = array_of(point.tensor, task.tensors[latent.tensor], axes=())
             if isinstance(array, str):
@@ -223,7 +235,7 @@ def _source(point: pb.Point, path: str, task: LoadedTask, latent: Latent, wrong:
             else:
                 tensor = array
         case _:
-            wrong.append(Violation(path, "empty; give a seed or a tensor"))
+            wrong.append(Violation(path, "empty; give a seed, a tensor or a prompt"))
     for name, strength in point.directions.items():
         check_direction(f"{path}.directions[{name}]", name, [strength], task, wrong)
     return Source(values=values, tensor=tensor, directions=dict(point.directions), field=partial(_point_field, path))
@@ -244,6 +256,8 @@ def _making(message: pb.Making, model: Model, task: LoadedTask, latent: Latent, 
     values = _values(message, "making", wrong)
     if message.HasField("seed"):
         values[SEED] = (message.seed.seed, message.seed.index)
+    if message.HasField("prompt"):
+        values[VALUE] = GivenPrompt(text=message.prompt, whole=True)
     spread: dict[str, Any] = {name: [value] * rows for name, value in values.items()}
     if SEED in spread:
         spread[SEED] = np.array(spread[SEED], np.uint64)

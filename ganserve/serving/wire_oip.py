@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ganserve.codecs import EncodeOptions, GivenImage
+from ganserve.codecs import EncodeOptions, GivenImage, GivenPrompt
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.inference import messages as pb
 from ganserve.serving.call import SEED, Ask
@@ -174,6 +174,10 @@ def _given(
                 values[name] = _seeds(array.reshape(-1), rows, parameters, wrong)
             case "picture":
                 values[name] = _spread(_pictures(array, parameters), rows)
+            case "prompt":
+                # No output tells that a prompt was cut, so none is.
+                texts = _texts(name, array.reshape(-1), wrong, "prompts")
+                values[name] = _spread([GivenPrompt(text=text, whole=True) for text in texts], rows)
             case "label":
                 values[name] = _spread(_labels(name, array.reshape(-1), wrong), rows)
             case "number":
@@ -225,11 +229,25 @@ def _labels(name: str, array: np.ndarray, wrong: list[Violation]) -> list[Any]:
     if array.dtype != object:
         numbers: list[Any] = array.tolist()
         return numbers
+    return _texts(name, array, wrong, "names of classes")
+
+
+def _texts(name: str, array: np.ndarray, wrong: list[Violation], what: str) -> list[str]:
     try:
         return [element.decode() for element in array]
     except UnicodeDecodeError as error:
-        wrong.append(Violation(f"inputs[{name}]", f"{error.object[:20]!r} is no UTF-8; expected names of classes"))
+        wrong.append(Violation(f"inputs[{name}]", f"{error.object[:20]!r} is no UTF-8; expected {what}"))
         return []
+
+
+def prompts_of(wish: Wish) -> dict[str, str]:
+    """The prompts of ``wish``, each once, by the fields that bring them."""
+    found: dict[str, str] = {}
+    for ask in wish.asks:
+        for name in sorted(wish.task.prompts & ask.values.keys()):
+            for row, prompt in enumerate(ask.values[name]):
+                found.setdefault(prompt.text, f"inputs[{name}][{row}]")
+    return {field: text for text, field in found.items()}
 
 
 def _spread(given: Sequence[Any], rows: int) -> Sequence[Any]:

@@ -22,6 +22,7 @@ Its translate tasks, which take pictures of any size unless told otherwise (:mod
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -89,15 +90,21 @@ def write_by_hand(
     bodies: Mapping[str, Body],
     tasks: tuple[Task, ...],
     golden: Mapping[str, np.ndarray],
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
-    """Write a bundle of ``graphs`` whose nodes and weights are ``bodies``, by their names; ``golden`` has :data:`GOLDEN_ROWS` rows."""
+    """Write a bundle of ``graphs`` whose nodes and weights are ``bodies``, by their names; ``golden`` has :data:`GOLDEN_ROWS` rows.
+
+    ``texts`` are further files by name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     exported = tuple(_exported(graph) for graph in graphs)
     for graph in exported:
         onnx.save(_model(graph, bodies[graph.name]), folder / graph.file)
+    for file, text in texts.items():
+        (folder / file).write_text(text, "utf-8")
     rows = Golden(file="golden.npz", rows=GOLDEN_ROWS)
     np.savez(folder / rows.file, **golden)  # type: ignore[arg-type]
-    files: dict[str, File] = {file: digest(folder / file) for file in (*(g.file for g in exported), rows.file)}
+    files: dict[str, File] = {file: digest(folder / file) for file in (*(g.file for g in exported), *texts, rows.file)}
     manifest = Manifest(
         name=name,
         version=version,

@@ -28,7 +28,7 @@ NORMALIZATION_MEAN: Normalization
 NORMALIZATION_LENGTH: Normalization
 
 class Point(_message.Message):
-    __slots__ = ("seed", "tensor", "label", "truncation", "numbers", "directions")
+    __slots__ = ("seed", "tensor", "prompt", "label", "truncation", "numbers", "directions")
     class NumbersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -45,20 +45,22 @@ class Point(_message.Message):
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     SEED_FIELD_NUMBER: _ClassVar[int]
     TENSOR_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     TRUNCATION_FIELD_NUMBER: _ClassVar[int]
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     seed: _generation_pb2.SeedIndex
     tensor: _media_pb2.Tensor
+    prompt: str
     label: _generation_pb2.Label
     truncation: float
     numbers: _containers.ScalarMap[str, float]
     directions: _containers.ScalarMap[str, float]
-    def __init__(self, seed: _Optional[_Union[_generation_pb2.SeedIndex, _Mapping]] = ..., tensor: _Optional[_Union[_media_pb2.Tensor, _Mapping]] = ..., label: _Optional[_Union[_generation_pb2.Label, _Mapping]] = ..., truncation: _Optional[float] = ..., numbers: _Optional[_Mapping[str, float]] = ..., directions: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    def __init__(self, seed: _Optional[_Union[_generation_pb2.SeedIndex, _Mapping]] = ..., tensor: _Optional[_Union[_media_pb2.Tensor, _Mapping]] = ..., prompt: _Optional[str] = ..., label: _Optional[_Union[_generation_pb2.Label, _Mapping]] = ..., truncation: _Optional[float] = ..., numbers: _Optional[_Mapping[str, float]] = ..., directions: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Making(_message.Message):
-    __slots__ = ("label", "truncation", "numbers", "tensors", "output", "return_tensors", "seed")
+    __slots__ = ("label", "truncation", "numbers", "tensors", "output", "return_tensors", "seed", "prompt")
     class NumbersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +82,7 @@ class Making(_message.Message):
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     RETURN_TENSORS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     label: _generation_pb2.Label
     truncation: float
     numbers: _containers.ScalarMap[str, float]
@@ -87,7 +90,8 @@ class Making(_message.Message):
     output: _media_pb2.OutputOptions
     return_tensors: _containers.RepeatedScalarFieldContainer[str]
     seed: _generation_pb2.SeedIndex
-    def __init__(self, label: _Optional[_Union[_generation_pb2.Label, _Mapping]] = ..., truncation: _Optional[float] = ..., numbers: _Optional[_Mapping[str, float]] = ..., tensors: _Optional[_Mapping[str, _media_pb2.Tensor]] = ..., output: _Optional[_Union[_media_pb2.OutputOptions, _Mapping]] = ..., return_tensors: _Optional[_Iterable[str]] = ..., seed: _Optional[_Union[_generation_pb2.SeedIndex, _Mapping]] = ...) -> None: ...
+    prompt: str
+    def __init__(self, label: _Optional[_Union[_generation_pb2.Label, _Mapping]] = ..., truncation: _Optional[float] = ..., numbers: _Optional[_Mapping[str, float]] = ..., tensors: _Optional[_Mapping[str, _media_pb2.Tensor]] = ..., output: _Optional[_Union[_media_pb2.OutputOptions, _Mapping]] = ..., return_tensors: _Optional[_Iterable[str]] = ..., seed: _Optional[_Union[_generation_pb2.SeedIndex, _Mapping]] = ..., prompt: _Optional[str] = ...) -> None: ...
 
 class InterpolateRequest(_message.Message):
     __slots__ = ("model", "version", "task", "latent", "keys", "frames", "loop", "walk", "making")

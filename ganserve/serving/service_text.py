@@ -1,0 +1,72 @@
+"""The gRPC service that makes pictures of prompts. What happens between is :mod:`ganserve.serving.call`'s."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import grpc
+
+from ganserve.serving.call import Call, Workers
+from ganserve.serving.front import Front, check_reply
+from ganserve.serving.model import Model
+from ganserve.serving.prompts import Guard
+from ganserve.serving.repository import Repository
+from ganserve.serving.told import told_by
+from ganserve.serving.wire import fill_served
+from ganserve.serving.wire_text import Wish, cuts_of, field_of, fill_imagined, wish_of
+from ganserve.v1 import text_pb2 as pb
+from ganserve.v1 import text_pb2_grpc
+
+
+class Text(Front, text_pb2_grpc.TextServicer):
+    """The rpcs that make pictures of prompts, which ``guard`` lets pass. A call makes at most ``max_rows``."""
+
+    def __init__(self, repository: Repository, workers: Workers, max_rows: int, guard: Guard) -> None:
+        super().__init__(repository, workers)
+        self._max_rows, self._guard = max_rows, guard
+
+    async def TextToImage(  # noqa: N802
+        self, request: pb.TextToImageRequest, context: grpc.aio.ServicerContext
+    ) -> pb.TextToImageResponse:
+        """All pictures in one message."""
+        model, wish, call = await self._call(request, context)
+        instead = "ask for fewer pictures, or call TextToImageStream, which sends one message a picture"
+        check_reply(call.most_reply_bytes(), request.max_reply_bytes, instead)
+        await self._let_pass(wish)
+        cuts, reply = cuts_of(wish), pb.TextToImageResponse()
+        with told_by(field_of(wish)):
+            async with aclosing(call.results()) as results:
+                async for result in results:
+                    fill_imagined(reply.images.add(), result, call, wish, cuts)
+        fill_served(reply.served, model, call)
+        return reply
+
+    async def TextToImageStream(  # noqa: N802
+        self, request: pb.TextToImageStreamRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[pb.TextToImageStreamResponse]:
+        """One message a picture, in order."""
+        model, wish, call = await self._call(request.wish, context)
+        await self._let_pass(wish)
+        cuts = cuts_of(wish)
+        with told_by(field_of(wish)):
+            async with aclosing(call.results()) as results:
+                async for result in results:
+                    reply = pb.TextToImageStreamResponse()
+                    fill_imagined(reply.image, result, call, wish, cuts)
+                    fill_served(reply.served, model, call)
+                    yield reply
+
+    async def _call(
+        self, request: pb.TextToImageRequest, context: grpc.aio.ServicerContext
+    ) -> tuple[Model, Wish, Call]:
+        """The call, its prompts decoded: what no codec accepts is refused before a policy is asked."""
+        model, task = await self._target(request, "text_to_image")
+        wish = wish_of(request, model, task, self._max_rows)
+        self._admit(wish.ask, context)
+        with told_by(field_of(wish)):
+            call = Call(wish.ask, self._workers)
+            call.decode()
+        return model, wish, call
+
+    async def _let_pass(self, wish: Wish) -> None:
+        texts = {f"prompts[{number}]": prompt.text for number, prompt in enumerate(wish.prompts)}
+        await self._guard.let_pass(wish.ask.model.name, texts)
