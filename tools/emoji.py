@@ -27,7 +27,8 @@ from PIL import Image, ImageFilter
 SIZE = 64
 TEST_SHARE = 0.1
 
-GOOGLE = "Images A of google-twitter, A (traced) and B of google-lines and B of openmoji-google: Noto Emoji, Google LLC, Apache License 2.0 (emoji-datasource-google 16.0.0)"
+GOOGLE_DRAWINGS = "Noto Emoji, Google LLC, Apache License 2.0 (emoji-datasource-google 16.0.0)"
+GOOGLE = f"Images A of google-twitter, A (traced) and B of google-lines and B of openmoji-google: {GOOGLE_DRAWINGS}"
 TWITTER = "Images B of google-twitter: Twemoji, Twitter, Inc and other contributors, CC BY 4.0 (emoji-datasource-twitter 16.0.0)"
 OPENMOJI = (
     "Images A and B of openmoji-lines and A of openmoji-google: all emojis designed by OpenMoji – the open-source emoji and icon "

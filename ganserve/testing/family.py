@@ -29,6 +29,7 @@ from ganserve.engines import Options, Session
 from ganserve.errors import InvalidArgument
 from ganserve.plugins import installed, resolve
 from ganserve.spec import Family, Graph, Task, tensors_of
+from ganserve.testing.captions import write_captions, write_text_encoder
 from ganserve.testing.domains import write_domains
 from ganserve.testing.server import serving
 
@@ -41,7 +42,7 @@ class FamilyConformance:
 
     family: ClassVar[str]
     data: ClassVar[str] = ""
-    """What ``ganserve train --data`` is given for the tiny preset: by default digits, or pairs or domains of them, as the preset says."""
+    """What ``ganserve train --data`` is given for the tiny preset: by default digits, pairs or domains of them, or captioned pictures, as the preset says."""
     parameters: ClassVar[Mapping[tuple[str, str], int]] = {}
     """(preset, network) → the number of parameters that follows from the paper's tables."""
 
@@ -58,6 +59,8 @@ class FamilyConformance:
         kind = record.config("tiny").get("data", "images")
         if cls.data or kind == "images":
             return cls.data or "digits:"
+        if kind == "captions":
+            return str(write_captions(tmp_path_factory.mktemp(kind)))
         return str(write_domains(tmp_path_factory.mktemp(kind), paired=kind == "pairs"))
 
     @pytest.fixture(scope="class")
@@ -233,11 +236,24 @@ class FamilyConformance:
                         client.translate(self.family, **_given(task, other, 0), size="exact")
                 assert client.translate(self.family, **_given(task, pictures, 0)).data
 
+    def test_a_prompt_is_answered_as_the_spec_declares(self, bundle: Bundle, client: Client) -> None:
+        """Text-to-image tasks, through a real server: prompts and seeds both matter, and neither what else is asked for."""
+        for task in _tasks(bundle, "text_to_image"):
+            image = tensors_of(_graphs(bundle), task)[task.output.tensor]
+            prompts = ["a red heart", "the left half blue, and a great deal more to read", "cheese"]
+            made = client.imagine(self.family, prompts, 2, seed=5, task=task.name, format="npy")
+            assert all(image.accepts(array.shape) and array.dtype == image.dtype for array in made.arrays())
+            assert len(set(made.data)) == len(made) == 6, f"{task.name} gives one picture for several prompts or seeds"
+            alone = client.imagine(self.family, prompts[2], seed=5, first_index=1, task=task.name, format="npy")
+            assert made.served.determinism != "bit-exact" or alone[0].data == made[5].data
+
     @classmethod
     def _train(cls, folder: Path, source: str, *, steps: int, resume: bool = False) -> None:
         batch = int(installed().family(cls.family).config("tiny")["batch"])
         options = ["--out", str(folder), "--kimg", str(steps * batch / 1000), "--device", "cpu", "--threads", "1"]
         start = ["--resume"] if resume else [cls.family, "--preset", "tiny", "--data", source, "--seed", "3"]
+        if not resume and installed().family(cls.family).config("tiny").get("data") == "captions":
+            start += ["--text-encoder", str(write_text_encoder(folder.with_name("encoder")))]
         _ganserve("train", *start, *options)
 
 

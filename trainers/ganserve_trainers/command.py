@@ -48,6 +48,9 @@ On two processes (--batch counts the images of one):
 for families that translate, a folder or .zip of
   trainA and trainB (or A/train and B/train, or A and B), matched by name where the preset wants pairs
   pairs side by side in one image, A left and B right
+for families that read captions, a folder of images with
+  metadata.jsonl, lines such as {"file_name": "1.png", "text": "a red heart"} ("text" may be a list)
+  or a .txt file beside each image, one caption a line
 Images are cut to the preset's aspect ratio and resized with Lanczos' filter; 28x28 on black is padded to 32x32.
 """
 
@@ -139,6 +142,11 @@ def _tuples(value: Any) -> Any:
 @click.option(
     "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that decode the rest."
 )
+@click.option(
+    "--text-encoder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="For captions: the folder of a sentence encoder, in the layout of sentence-transformers.",
+)
 @click.option("--licence", default="", help="The data's licence, for the model's provenance.")
 @click.option("--attribution", default="", help="Whom the data's licence asks to credit.")
 @click.option(
@@ -172,6 +180,7 @@ def train(
     background: tuple[int, int, int],
     memory: float,
     workers: int,
+    text_encoder: Path | None,
     licence: str,
     attribution: str,
     plugins_dir: Path | None,
@@ -213,6 +222,7 @@ def train(
                 config,
                 run.DataSource(
                     where=where,
+                    text_encoder=str(text_encoder or ""),
                     broken=broken,  # type: ignore[arg-type]
                     background=background,
                     memory=int(memory * 2**30),

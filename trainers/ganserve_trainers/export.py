@@ -31,6 +31,8 @@ from ganserve_trainers.onnx_trace import Traced
 from ganserve_trainers.onnx_weights import SharedWeights, round_to_half
 from ganserve_trainers.perceptual import give_features, with_features
 from ganserve_trainers.run import load_run
+from ganserve_trainers.text import bert
+from ganserve_trainers.text.bert import SentenceEncoder, text_of
 
 GOLDEN_ROWS = 4
 GOLDEN_FILE = "golden.npz"
@@ -58,13 +60,14 @@ def export_bundle(
     out: Path,
     label: Label,
     *,
+    files: Mapping[str, Path] | None = None,
     half: bool = False,
     force: bool = False,
     known: plugins.Plugins | None = None,
 ) -> Bundle:
     """Write the bundle of ``networks``, built with ``config``, to the folder ``out`` and read it back, verified.
 
-    ``half`` rounds the weights to half precision first and stores them so; parity is then measured against the rounded
+    ``files`` are those that the codecs of its inputs read, by their names in the bundle: they are copied. ``half`` rounds the weights to half precision first and stores them so; parity is then measured against the rounded
     networks, which are the ones that are served. ``force`` lets ``out`` be replaced if it is a bundle. Raises
     :class:`ExportError`, which names the graph, the rule it breaks and what to do.
     """
@@ -79,6 +82,7 @@ def export_bundle(
     staging = out.with_name(f".{out.name}.{os.getpid()}")
     staging.mkdir(parents=True)
     try:
+        _copy_files(spec, files or {}, staging)
         examples = make_examples(spec, modules, _example(known or plugins.installed(), staging), max(BATCHES))
         weights = SharedWeights(staging / WEIGHTS_FILE)
         graphs = tuple(
@@ -131,14 +135,17 @@ def export_run(
     config, networks = dict(trained.config), dict(trained.networks)
     if found := encoder.load(run, trained.provenance["images_seen"]):
         networks[encoder.GRAPH], config[encoder.CONFIG] = found[0], msgspec.to_builtins(found[1].layout)
+    if isinstance(sentences := networks.get(bert.GRAPH), SentenceEncoder):
+        config[bert.CONFIG] = msgspec.to_builtins(sentences.layout)
     if features is not None:
         seen = perceptual.load(features)
         networks[perceptual.NETWORK], config[perceptual.CONFIG] = seen, msgspec.to_builtins(seen.layout)
-    data = trained.provenance["data"]
+    data, text = trained.provenance["data"], trained.provenance.get("text_encoder")
+    named = [data["attribution"], f"sentence encoder {text['name']} ({text['licence']})" if text else ""]
     label = replace(
         label,
         licence=label.licence or data["licence"],
-        attribution=label.attribution or data["attribution"],
+        attribution=label.attribution or "; ".join(filter(None, named)),
         provenance={**trained.provenance, **label.provenance},
     )
     return export_bundle(
@@ -148,6 +155,7 @@ def export_run(
         networks,
         out,
         label,
+        files=trained.files,
         half=half,
         force=force,
         known=known,
@@ -156,7 +164,8 @@ def export_run(
 
 def torch_graphs(family: Family, config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> dict[str, Traced]:
     """The modules of a family's graphs as they are exported: in eval mode, weight normalizations folded, batch norm fused."""
-    modules = {**plugins.resolve(family.export)(config, networks), **encoder_of(config, networks)}
+    made = plugins.resolve(family.export)(config, networks)
+    modules = {**made, **encoder_of(config, networks), **text_of(config, networks)}
     give_features(modules, config, networks)
     return {name: Traced(fuse_batch_norm(fold(module))).eval() for name, module in modules.items()}
 
@@ -171,6 +180,17 @@ def _modules(
             f"{family.export} gives modules for the graphs {sorted(modules)}, the spec has {sorted(wanted)}; make them the same"
         )
     return modules
+
+
+def _copy_files(spec: Spec, files: Mapping[str, Path], folder: Path) -> None:
+    """Copy what the inputs of ``spec`` name among ``files`` into ``folder``."""
+    named = {name: source for task in spec.tasks for source in task.inputs for name in source.files}
+    for name, source in named.items():
+        if name not in files:
+            raise ExportError(
+                f"input {source.tensor!r} reads {check_name('file', name)!r} by codec {source.codec!r}, which is not there: give it in `files`"
+            )
+        shutil.copyfile(files[name], folder / check_name("file", name))
 
 
 def _example(known: plugins.Plugins, folder: Path) -> Example:

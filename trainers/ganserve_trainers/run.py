@@ -4,6 +4,7 @@
 
     run.json        family, preset, configuration, data, seed, versions, settings (see RunRecord)
     checkpoints/    see ganserve_trainers.checkpoint
+    text/           of families that read captions: the sentence encoder, and the captions' vectors
     samples/        reals.png, and fakes-000123.png at 123 thousand images
     log.jsonl       one line an interval
     tensorboard/    the same, for TensorBoard
@@ -32,18 +33,27 @@ from ganserve.plugins import Plugins, installed, resolve
 from ganserve.spec import Family
 from ganserve_trainers import checkpoint
 from ganserve_trainers.checkpoint import State
-from ganserve_trainers.data import DataOptions, Dataset, Description, load
+from ganserve_trainers.data import DataOptions, Dataset, Description, Encode, load
 from ganserve_trainers.loop import Settings, train
 from ganserve_trainers.seeding import derive
+from ganserve_trainers.text.bert import GRAPH
+from ganserve_trainers.text.encoder import VECTORS, Credits, Sentences, TextEncoder, open_encoder
 
 RECORD = "run.json"
+TEXT = "text"
+"""Where a run keeps its sentence encoder."""
+
 FORMAT = 1
 
 
 class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the images are and how they are read; ``memory`` in bytes, see :class:`~ganserve_trainers.data.DataOptions`."""
+    """Where the images are and how they are read; ``memory`` in bytes, see :class:`~ganserve_trainers.data.DataOptions`.
+
+    ``text_encoder`` is the folder of what encodes captions (:mod:`ganserve_trainers.text.encoder`).
+    """
 
     where: str
+    text_encoder: str = ""
     broken: Literal["skip", "refuse"] = "refuse"
     background: tuple[int, int, int] = (255, 255, 255)
     memory: int = 4 * 2**30
@@ -65,6 +75,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     source: DataSource
     data: Description
     settings: Mapping[str, Any]
+    text: Credits | None = None
+    """Whose sentence encoder made the captions' vectors, None where there are no captions."""
     precision: str = "fp32"
     threads: int | None = None
     """CPU threads a process, None where PyTorch chose; part of the record since rounding depends on it."""
@@ -80,6 +92,8 @@ class Run:
     preset: str
     config: Mapping[str, Any]
     networks: Mapping[str, nn.Module]
+    files: Mapping[str, Path]
+    """What codecs read beside the networks, by its name in a bundle: the tokenizer of a run with captions."""
     provenance: Mapping[str, Any]
     """JSON-able: data, steps, images seen, seed, command line, versions; no paths but those typed in the command."""
 
@@ -102,7 +116,8 @@ def start_run(
     """
     if (folder / RECORD).exists():
         raise TrainingError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
-    data = load(source.where, data_options(config, source), source.licence, source.attribution)
+    sentences = _sentences(config, open_encoder(Path(source.text_encoder)) if source.text_encoder else None)
+    data = load(source.where, data_options(config, source, sentences), source.licence, source.attribution)
     fabric.barrier()  # every process has looked before the first one writes
     record = RunRecord(
         family=family.name,
@@ -113,6 +128,7 @@ def start_run(
         source=source,
         data=data.description,
         settings=asdict(settings),
+        text=None if sentences is None else sentences.encoder.credits,
         precision=precision,
         threads=threads,
         versions=_versions(),
@@ -120,6 +136,9 @@ def start_run(
     )
     if fabric.global_rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
+        if sentences is not None:
+            sentences.encoder.copy(folder / TEXT)
+            sentences.keep(folder / TEXT / VECTORS)
         _write(record, folder)
     return _train(fabric, family, record, data, folder, settings, console, resume=False)
 
@@ -145,7 +164,8 @@ def resume_run(
     kept = {**record.settings, **changes, "batch": record.batch // fabric.world_size}
     settings = Settings(**kept)
     source = record.source
-    data = load(source.where, data_options(record.config, source), source.licence, source.attribution)
+    sentences = _sentences(record.config, _kept_encoder(record, folder))
+    data = load(source.where, data_options(record.config, source, sentences), source.licence, source.attribution)
     if data.description.fingerprint != record.data.fingerprint:
         raise TrainingError(
             f"the data at {source.where} has changed since the run began: {data.description.images} images now, "
@@ -157,6 +177,7 @@ def resume_run(
 def load_run(folder: Path, plugins: Plugins | None = None, kimg: float | None = None) -> Run:
     """The run in ``folder`` at its newest good checkpoint, or at the one of ``kimg`` thousand images.
 
+    A run with captions has its sentence encoder among the networks, as ``text``.
     Raises :class:`TrainingError` where there is none.
     """
     record = read_record(folder)
@@ -168,6 +189,9 @@ def load_run(folder: Path, plugins: Plugins | None = None, kimg: float | None = 
     networks: dict[str, nn.Module] = dict(resolve(family.build)(record.config))
     checkpoint.restore(networks, saved.networks, saved.path)
     checkpoint.restore({name: networks[name] for name in saved.averages}, saved.averages, saved.path)
+    files: dict[str, Path] = {}
+    if encoder := _kept_encoder(record, folder):
+        networks[GRAPH], files[encoder.tokenizer.name] = encoder.network, encoder.tokenizer
     for network in networks.values():
         network.eval().requires_grad_(False)
     provenance = {
@@ -178,8 +202,9 @@ def load_run(folder: Path, plugins: Plugins | None = None, kimg: float | None = 
         "batch": record.batch,
         "command": record.command,
         "versions": dict(record.versions),
+        **({"text_encoder": msgspec.to_builtins(record.text)} if record.text else {}),
     }
-    return Run(family, record.preset, record.config, networks, provenance)
+    return Run(family, record.preset, record.config, networks, files, provenance)
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -197,11 +222,11 @@ def read_record(folder: Path) -> RunRecord:
     return msgspec.structs.replace(record, config={key: _frozen(value) for key, value in record.config.items()})
 
 
-def data_options(config: Mapping[str, Any], source: DataSource) -> DataOptions:
+def data_options(config: Mapping[str, Any], source: DataSource, encode: Encode | None = None) -> DataOptions:
     """How ``source`` is read for a configuration.
 
-    Its ``image`` is (height, width, channels). Optional are ``classes``, ``data`` (``images``, ``pairs`` or ``domains``) and,
-    for pairs, ``direction`` (``a2b`` or ``b2a``).
+    Its ``image`` is (height, width, channels). Optional are ``classes``, ``data`` (``images``, ``pairs``, ``domains`` or
+    ``captions``, which ``encode`` encodes) and, for pairs, ``direction`` (``a2b`` or ``b2a``).
     """
     height, width, channels = config["image"]
     if channels not in (1, 3):
@@ -210,13 +235,46 @@ def data_options(config: Mapping[str, Any], source: DataSource) -> DataOptions:
         size=(height, width),
         channels=channels,
         classes=config.get("classes", 0),
-        kind=_choice(config, "data", ("images", "pairs", "domains")),  # type: ignore[arg-type]
+        kind=_choice(config, "data", ("images", "pairs", "domains", "captions")),  # type: ignore[arg-type]
         direction=_choice(config, "direction", ("a2b", "b2a")),  # type: ignore[arg-type]
+        encode=encode,
         broken=source.broken,
         background=source.background,
         memory=source.memory,
         workers=source.workers,
     )
+
+
+def _kept_encoder(record: RunRecord, folder: Path) -> TextEncoder | None:
+    """The sentence encoder of the run in ``folder``; None where it has none, :class:`TrainingError` where it is another one now."""
+    if record.text is None:
+        return None
+    encoder = open_encoder(folder / TEXT)
+    if encoder.credits != record.text:
+        raise TrainingError(
+            f"{folder / TEXT} holds {encoder.credits.name}, which is not what the run began with: copy its own files back"
+        )
+    return encoder
+
+
+def _sentences(config: Mapping[str, Any], encoder: TextEncoder | None) -> Sentences | None:
+    """What encodes the captions that a configuration is trained on; None where it reads none.
+
+    Such a configuration has ``text``, the size of a vector, and ``tokens``, the most that a caption has. Raises
+    :class:`TrainingError` where there is no encoder, or one of another size.
+    """
+    if config.get("data") != "captions":
+        if encoder is not None:
+            raise TrainingError("this preset reads no captions: leave --text-encoder out")
+        return None
+    if encoder is None:
+        raise TrainingError("this preset reads captions: give the folder of a sentence encoder with --text-encoder")
+    if encoder.size != config["text"]:
+        raise TrainingError(
+            f"{encoder.folder} makes vectors of {encoder.size} numbers, the preset reads {config['text']}: "
+            f"give another encoder, or train with --set text={encoder.size}"
+        )
+    return Sentences(encoder, config["tokens"], encoder.folder / VECTORS)
 
 
 def _choice(config: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:

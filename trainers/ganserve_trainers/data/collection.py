@@ -1,7 +1,7 @@
 """What every reader gives: named images that are decoded one by one, and maybe a label for each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -119,10 +119,15 @@ class Half:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a data set: for the name of each of its tensors the images; those at one index belong together."""
+    """The rows of a data set: for the name of each of its tensors the images; those at one index belong together.
+
+    ``captions`` has the texts of every row, and ``more`` what was computed of them: further tensors by name, each ``[n, ...]``.
+    """
 
     images: Mapping[str, Collection]
     labels: Sequence[int] | None = None
+    captions: Sequence[tuple[str, ...]] | None = None
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """The number of rows."""

@@ -5,7 +5,7 @@ import itertools
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ganserve.errors import DataError
+from ganserve_trainers.data.captions import open_captions
 from ganserve_trainers.data.collection import Rows
 from ganserve_trainers.data.domains import Direction, Found, Split, open_domains, open_pairs
 from ganserve_trainers.data.labels import check_range
@@ -30,6 +31,12 @@ logger = logging.getLogger(__name__)
 
 IMAGE, LABEL = "image", "label"
 """The names of plain images and of their labels; those of pairs and domains are ``a`` and ``b``."""
+
+TEXT, TEXTS = "text", "texts"
+"""The names of the vectors of an image's captions, float32 ``[n, most, size]``, and of their number, int64 ``[n]``; the rest are zeros."""
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""Captions → their vectors, float32 ``[n, size]``."""
 
 NAMES_SHOWN = 10
 
@@ -58,15 +65,17 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 class DataOptions:
     """How images become a data set. ``size`` is (height, width); ``classes`` is the preset's number of classes, 0 where it has none.
 
-    ``kind`` says what the data is: images, pairs of images that belong together, or two domains of images that do not (see
-    :mod:`~ganserve_trainers.data.domains`). Pairs are read the other way round where ``direction`` is ``b2a``. ``memory`` is the number of bytes up to which images are kept decoded; above it ``workers`` processes decode them anew.
+    ``kind`` says what the data is: images, pairs of images that belong together, two domains of images that do not (see
+    :mod:`~ganserve_trainers.data.domains`), or images with captions (:mod:`~ganserve_trainers.data.captions`), of which ``encode``
+    makes vectors. Pairs are read the other way round where ``direction`` is ``b2a``. ``memory`` is the number of bytes up to which images are kept decoded; above it ``workers`` processes decode them anew.
     """
 
     size: tuple[int, int]
     channels: int
     classes: int = 0
-    kind: Literal["images", "pairs", "domains"] = "images"
+    kind: Literal["images", "pairs", "domains", "captions"] = "images"
     direction: Direction = "a2b"
+    encode: Encode | None = None
     broken: Literal["skip", "refuse"] = "refuse"
     background: tuple[int, int, int] = (255, 255, 255)
     memory: int = 4 * 2**30
@@ -139,7 +148,7 @@ class Lazy:
     @property
     def walks(self) -> tuple[Walk, ...]:
         """See :class:`Dataset`."""
-        return (Walk((*self.rows.images, *(() if self.rows.labels is None else (LABEL,))), len(self)),)
+        return (Walk((*self.rows.images, *(() if self.rows.labels is None else (LABEL,)), *self.rows.more), len(self)),)
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -159,6 +168,7 @@ class Lazy:
             else:
                 if self.rows.labels is not None:
                     row[LABEL] = np.asarray(self.rows.labels[real], np.int64)
+                row |= {name: array[real] for name, array in self.rows.more.items()}
                 return row, passed
         raise DataError(f"{self.description.name}: all {len(self)} images are broken")
 
@@ -268,6 +278,8 @@ def _find(where: str, options: DataOptions, split: Split) -> Found:
         return open_pairs(where, split, options.direction)
     if options.kind == "domains":
         return open_domains(where, split)
+    if options.kind == "captions":
+        return _find_captions(where, options)
     if split != "train":
         raise DataError(
             f"{where} is read as plain images, which have no {split} split: give the {split} images as a path"
@@ -281,6 +293,16 @@ def _find(where: str, options: DataOptions, split: Split) -> Found:
     if options.classes and labels is not None:
         check_range(labels, names, options.classes)
     return Found((Rows({IMAGE: collection}, labels),), collection.kind)
+
+
+def _find_captions(where: str, options: DataOptions) -> Found:
+    assert options.encode is not None
+    images, captions, layout, skipped = open_captions(Path(where), options.broken == "skip")
+    vectors = options.encode([caption for texts in captions for caption in texts])
+    counts = np.array([len(texts) for texts in captions], np.int64)
+    padded = np.zeros((len(captions), counts.max(), vectors.shape[1]), np.float32)
+    padded[np.arange(counts.max()) < counts[:, None]] = vectors
+    return Found((Rows({IMAGE: images}, captions=captions, more={TEXT: padded, TEXTS: counts}),), layout, skipped)
 
 
 def decode(rows: Rows, index: int, options: DataOptions) -> dict[str, np.ndarray]:
@@ -328,6 +350,8 @@ def _decode_all(description: Description, rows: Rows, options: DataOptions) -> D
     tensors = _stack([result for result in results if not isinstance(result, DataError)])
     if rows.labels is not None:
         tensors[LABEL] = torch.tensor([label for index, label in enumerate(rows.labels) if index not in broken])
+    kept = [index for index in range(len(rows)) if index not in broken]
+    tensors |= {name: torch.from_numpy(array[kept]) for name, array in rows.more.items()}
     names = rows.names
     skipped = (*description.skipped, *(names[index] for index in broken))
     return Decoded(msgspec.structs.replace(description, images=len(results) - len(broken), skipped=skipped), tensors)
@@ -339,5 +363,6 @@ def _shown(items: Sequence[str], between: str = ", ") -> str:
 
 def _fingerprint(found: Sequence[Rows]) -> str:
     names = [name for rows in found for collection in rows.images.values() for name in collection.names]
-    labels = found[0].labels
-    return hashlib.sha256(repr((names, None if labels is None else list(labels))).encode()).hexdigest()[:16]
+    labels, captions = found[0].labels, found[0].captions
+    facts = (names, None if labels is None else list(labels), *([list(captions)] if captions is not None else []))
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

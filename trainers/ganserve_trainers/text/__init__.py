@@ -1,0 +1,1 @@
+"""Sentence encoders: captions → vectors, for families that make pictures of text."""
