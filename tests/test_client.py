@@ -365,7 +365,10 @@ async def test_every_error_arrives_as_it_was_raised(scripted, error):
     assert type(caught.value) is type(error)
     assert vars(caught.value) == vars(error)
     assert str(caught.value) == str(error)
-    retried = isinstance(error, errors.QueueFull | errors.Unavailable) or getattr(error, "retry_after", 7200.0) < 1
+    retried = (
+        isinstance(error, errors.QueueFull | errors.Unavailable | errors.Cancelled)
+        or getattr(error, "retry_after", 7200.0) < 1
+    )
     assert len(service.calls) == (4 if retried else 1)
 
 

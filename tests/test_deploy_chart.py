@@ -251,9 +251,10 @@ def test_gpus_are_a_matter_of_values(rendered: Mapping[str, list[Any]]) -> None:
 
 def arguments(name: str, given: list[str]) -> Mapping[str, Any]:
     """The parameters that the command ``name`` reads from ``given``; a wrong option fails."""
-    command = cli.get_command(click.Context(cli), name)
+    root = click.Context(cli, **cli.context_settings)
+    command = cli.get_command(root, name)
     assert command is not None
-    return command.make_context(name, list(given)).params
+    return command.make_context(name, list(given), root).params
 
 
 def test_the_server_understands_its_arguments(

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ganserve.plugins import installed
+from ganserve.serving.gates import Access
 from ganserve.serving.model import EngineChoice, Settings
 from ganserve.serving.server import ServerSettings, running
 from ganserve.testing.echo_inversion import write_inversion_bundle
@@ -39,10 +40,12 @@ async def _scraped(echo: Path, folder: Path) -> str:
     # The first engine is none that is installed: what it is asked for falls back on the second.
     engines = (EngineChoice("none"), EngineChoice("onnxruntime"))
     models = Settings(engines=engines, threads=1, max_batch=8)
-    settings = ServerSettings(bundles=(folder,), port=0, metrics_port=0, models=models)
+    access = Access(management_port=0)
+    settings = ServerSettings(bundles=(folder,), port=0, metrics_port=0, models=models, access=access)
     async with (
         running(settings, installed()) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.management_port}") as management,
     ):
         await server.ready.wait()
         generation = generation_pb2_grpc.GenerationStub(channel)
@@ -64,7 +67,7 @@ async def _scraped(echo: Path, folder: Path) -> str:
         ):
             with pytest.raises(grpc.aio.AioRpcError):
                 await sample(wrong)
-        models = models_pb2_grpc.ModelsStub(channel)
+        models = models_pb2_grpc.ModelsStub(management)
         await models.Reload(models_pb2.ReloadRequest(model="echo-inversion"))
         (folder / "echo-inversion" / "manifest.json").write_text("{")
         with pytest.raises(grpc.aio.AioRpcError):

@@ -405,7 +405,7 @@ def test_a_stream_that_is_kept_open_ends_when_the_server_drains(
     client.start_stream(heard)
     client.async_stream_infer("echo", entered(1), parameters=SAMPLE)
     until(lambda: metric(server, "ganserve_stream_frames") == 1)
-    server.server._interceptor.accepting = False
+    server.server.traffic.accepting = False
     time.sleep(2 * LOOK_SECONDS)
     gate.open.set()
     assert heard.result().as_numpy("image").shape[0] == 1
@@ -418,7 +418,7 @@ async def test_a_server_that_drains_is_alive_but_not_ready(echo: Path) -> None:
     with serving(echo) as up:
         async with triton_aio.InferenceServerClient(up.address) as client:
             assert await client.is_server_ready()
-            up.server._interceptor.accepting = False
+            up.server.traffic.accepting = False
             assert await client.is_server_live()
             assert not await client.is_server_ready()
             assert not await client.is_model_ready("echo")

@@ -694,6 +694,7 @@ async def test_reflection_lists_the_services(one: Up) -> None:
             "ganserve.v1.Inversion",
             "ganserve.v1.Latents",
             "ganserve.v1.Models",
+            "ganserve.v1.Text",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
             "inference.GRPCInferenceService",
