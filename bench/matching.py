@@ -34,6 +34,9 @@ from ganserve_trainers.recipe import Source
 AMONG = 100
 """Captions among which the own one is to be found: chance is 1 in so many."""
 
+SHUFFLES = 5
+"""How often each picture is given another caption than its own: chance is small, and has to be told from a little more than that."""
+
 SIDE = 32
 """Pictures are judged at this size: what they show, not how crisp it is."""
 
@@ -140,10 +143,10 @@ def report(
         add(f"real pictures, captions {title}", top_1(matcher, pairs.images, own, pairs.text))
         rows = torch.arange(len(made[split]) // seeds).repeat_interleave(seeds)
         add(f"generated, captions {title}", top_1(matcher, made[split], rows, pairs.text))
-        wrong = (rows + 1 + torch.randint(len(own) - 1, rows.shape, generator=torch.Generator().manual_seed(1))) % len(
-            own
-        )
-        add(f"shuffled, captions {title}", top_1(matcher, made[split], wrong, pairs.text))
+        again = rows.repeat(SHUFFLES)
+        away = torch.randint(1, len(own), again.shape, generator=torch.Generator().manual_seed(1))
+        images = made[split].repeat(SHUFFLES, 1, 1, 1)
+        add(f"shuffled, captions {title}", top_1(matcher, images, (again + away) % len(own), pairs.text))
     return found
 
 
