@@ -27,7 +27,7 @@ from ganserve.golden import FP32_FLOAT, TOLERANCES
 from ganserve.metrics import Metrics
 from ganserve.serving.model import Settings
 from ganserve.serving.policy import Lifecycle
-from ganserve.serving.server import ServerSettings
+from ganserve.serving.server import SERVICES, ServerSettings
 from ganserve.testing.echo import SIZE, write_bundle
 from ganserve.testing.echo_inversion import write_inversion_bundle
 from ganserve.testing.echo_style import LAYERS, write_style_bundle
@@ -419,6 +419,11 @@ def test_serving_tells_every_status() -> None:
     told = {row[0].strip("`") for row in table}
     assert told == {kind.code for kind in errors.RequestError.__subclasses__()}
     assert told <= {code.name for code in grpc.StatusCode}
+
+
+def test_serving_names_every_service_that_has_a_health() -> None:
+    told = (ROOT / "docs" / "serving.md").read_text().partition("## Health and reflection")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(ganserve\.v1\.\w+|inference\.\w+)`", told)) == set(SERVICES)
 
 
 def test_serving_tells_every_engine() -> None:

@@ -10,7 +10,17 @@ import click
 
 from ganserve.bulk import MOST, Part, Run, Shard
 from ganserve.bulk_files import Store
-from ganserve.commands.options import Count, engine_of, label_of, number_of
+from ganserve.commands.options import (
+    Count,
+    direction_option,
+    engine_of,
+    label_of,
+    max_batch_option,
+    number_of,
+    number_option,
+    quality_option,
+    threads_option,
+)
 from ganserve.commands.output import progress
 
 if TYPE_CHECKING:
@@ -54,19 +64,11 @@ class ShardType(click.ParamType[Shard]):
 @click.option("--part", type=Count(10**6), default=1000, show_default=True, help="Images of one folder or tar file.")
 @click.option("--label", "labels", multiple=True, help="Class by number or name; repeated, images get them in turn.")
 @click.option("--truncation", type=float, help="Truncation of the noise.")
-@click.option(
-    "--number", "numbers", multiple=True, metavar="NAME=NUMBER", help="Another value that the task reads; repeatable."
-)
-@click.option(
-    "--direction",
-    "directions",
-    multiple=True,
-    metavar="NAME=STRENGTH",
-    help="How far all images are moved along one of the model's directions; repeatable.",
-)
+@number_option
+@direction_option
 @click.option("--task", default="", help="The task, where the bundle has several for sampling.")
 @click.option("--format", "image_format", default="", help="Of the files: png, jpeg, webp, npy or npy-float [png].")
-@click.option("--quality", type=click.IntRange(1, 100), help="For jpeg and webp [90, 80].")
+@quality_option
 @click.option(
     "--engine",
     "engines",
@@ -80,12 +82,8 @@ class ShardType(click.ParamType[Shard]):
 @click.option(
     "--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep built engines here [keep none]."
 )
-@click.option(
-    "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of a batch; 0: the engine's choice."
-)
-@click.option(
-    "--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="The most rows of one batch."
-)
+@threads_option
+@max_batch_option
 def command(
     bundle: Path,
     count: int,

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ganserve.commands.options import Remote, number_of, server_option
+from ganserve.commands.options import (
+    Remote,
+    format_option,
+    number_of,
+    number_option,
+    quality_option,
+    server_option,
+    task_option,
+    version_option,
+)
 from ganserve.commands.output import asking, progress, watched, write_file, write_png
 from ganserve.commands.sample import SUFFIXES
 
@@ -29,19 +38,11 @@ if TYPE_CHECKING:
 )
 @click.option("--truncation", type=float, help="Truncation of the noise.")
 @click.option("--whole", is_flag=True, help="Refuse a prompt that the model would read only the beginning of.")
-@click.option(
-    "--number", "numbers", multiple=True, metavar="NAME=NUMBER", help="Another value that the task reads; repeatable."
-)
-@click.option("--task", help="The task, where the model has several.")
-@click.option("--version", type=click.IntRange(min=1), help="The model's version [the latest].")
-@click.option(
-    "--format",
-    "image_format",
-    default="png",
-    show_default=True,
-    help="Of the files: png, jpeg, webp, raw, npy or npy-float.",
-)
-@click.option("--quality", type=click.IntRange(1, 100), help="For jpeg and webp [90, 80].")
+@number_option
+@task_option
+@version_option
+@format_option
+@quality_option
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -11,7 +11,17 @@ import click
 import msgspec
 import numpy as np
 
-from ganserve.commands.options import Colour, Remote, label_of, number_of, server_option
+from ganserve.commands.options import (
+    Colour,
+    Remote,
+    label_of,
+    number_of,
+    number_option,
+    quality_option,
+    server_option,
+    task_option,
+    version_option,
+)
 from ganserve.commands.output import asking, progress, write_file
 from ganserve.commands.pictures import each, find_pictures, targets_of, tell_failed
 from ganserve.commands.sample import SUFFIXES
@@ -28,8 +38,8 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for three files a picture."
 )
-@click.option("--task", help="The task, where the model has several.")
-@click.option("--version", type=click.IntRange(min=1), help="The model's version [the latest].")
+@task_option
+@version_option
 @click.option(
     "--start",
     type=click.Choice(["average", "samples", "encoder"]),
@@ -47,9 +57,7 @@ if TYPE_CHECKING:
     "--seconds", type=click.FloatRange(min=0, min_open=True), help="End a search with the best so far after this long."
 )
 @click.option("--label", help="Class by number or name, for a model with classes.")
-@click.option(
-    "--number", "numbers", multiple=True, metavar="NAME=NUMBER", help="Another value that the task reads; repeatable."
-)
+@number_option
 @click.option(
     "--size",
     type=click.Choice(["exact", "resize", "letterbox"]),
@@ -63,7 +71,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of the reconstructions: png, jpeg, webp, raw, npy or npy-float.",
 )
-@click.option("--quality", type=click.IntRange(1, 100), help="For jpeg and webp [90, 80].")
+@quality_option
 @click.option("--overwrite", is_flag=True, help="Invert anew what lies in --out already.")
 @click.option(
     "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures under way at once."

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ganserve.commands.options import Remote, label_of, number_of, points_of, server_option
+from ganserve.commands.options import Remote, label_of, number_of, points_of, server_option, task_option, version_option
 from ganserve.commands.output import asking, progress, watched, write_png
 
 
@@ -32,8 +32,8 @@ from ganserve.commands.output import asking, progress, watched, write_png
     metavar="NAME=NUMBER",
     help="Another value of the latents, such as psi; repeatable.",
 )
-@click.option("--task", help="The task, where the model has several.")
-@click.option("--version", type=click.IntRange(min=1), help="The model's version [the latest].")
+@task_option
+@version_option
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The PNG file of the sheet."
 )

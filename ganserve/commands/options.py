@@ -80,6 +80,38 @@ plugins_dir_option = click.option(
     help="Also load the plugin packages in this folder, straight from disk.",
 )
 
+# What is asked for, by name or number.
+task_option = click.option("--task", help="The task, where the model has several.")
+version_option = click.option("--version", type=click.IntRange(min=1), help="The model's version [the latest].")
+number_option = click.option(
+    "--number", "numbers", multiple=True, metavar="NAME=NUMBER", help="Another value that the task reads; repeatable."
+)
+direction_option = click.option(
+    "--direction",
+    "directions",
+    multiple=True,
+    metavar="NAME=STRENGTH",
+    help="How far all images are moved along one of the model's directions; repeatable.",
+)
+
+# How files are encoded.
+format_option = click.option(
+    "--format",
+    "image_format",
+    default="png",
+    show_default=True,
+    help="Of the files: png, jpeg, webp, raw, npy or npy-float.",
+)
+quality_option = click.option("--quality", type=click.IntRange(1, 100), help="For jpeg and webp [90, 80].")
+
+# How an engine of this process runs.
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of a batch; 0: the engine's choice."
+)
+max_batch_option = click.option(
+    "--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="The most rows of one batch."
+)
+
 
 class Colour(click.ParamType[tuple[int, int, int]]):
     """#RRGGBB, or a name that CSS has → (red, green, blue)."""

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ganserve.commands.options import Remote, label_of, number_of, server_option
+from ganserve.commands.options import (
+    Remote,
+    direction_option,
+    format_option,
+    label_of,
+    number_of,
+    number_option,
+    quality_option,
+    server_option,
+    task_option,
+    version_option,
+)
 from ganserve.commands.output import asking, progress, watched, write_file, write_png
 
 if TYPE_CHECKING:
@@ -32,26 +43,12 @@ SUFFIXES = {"npy-float": "npy"}
 @click.option(
     "--truncation", type=float, multiple=True, help="Truncation of the noise: one for all images, or repeated for each."
 )
-@click.option(
-    "--number", "numbers", multiple=True, metavar="NAME=NUMBER", help="Another value that the task reads; repeatable."
-)
-@click.option(
-    "--direction",
-    "directions",
-    multiple=True,
-    metavar="NAME=STRENGTH",
-    help="How far all images are moved along one of the model's directions; repeatable.",
-)
-@click.option("--task", help="The task, where the model has several.")
-@click.option("--version", type=click.IntRange(min=1), help="The model's version [the latest].")
-@click.option(
-    "--format",
-    "image_format",
-    default="png",
-    show_default=True,
-    help="Of the files: png, jpeg, webp, raw, npy or npy-float.",
-)
-@click.option("--quality", type=click.IntRange(1, 100), help="For jpeg and webp [90, 80].")
+@number_option
+@direction_option
+@task_option
+@version_option
+@format_option
+@quality_option
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

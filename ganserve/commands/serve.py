@@ -9,7 +9,7 @@ import click
 
 from ganserve.commands.access import access_options
 from ganserve.commands.log import start_log
-from ganserve.commands.options import engine_of, plugins_dir_option
+from ganserve.commands.options import engine_of, max_batch_option, plugins_dir_option, threads_option
 
 if TYPE_CHECKING:
     from ganserve.serving.gates import Access
@@ -70,12 +70,8 @@ LEVELS = ("debug", "info", "warning", "error")
     metavar="SECONDS",
     help="Look for new, changed and removed bundles this often [never].",
 )
-@click.option(
-    "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of a batch; 0: the engine's choice."
-)
-@click.option(
-    "--max-batch", type=click.IntRange(min=1), default=32, show_default=True, help="The most rows of one batch."
-)
+@threads_option
+@max_batch_option
 @click.option(
     "--queue-rows",
     type=click.IntRange(min=1),

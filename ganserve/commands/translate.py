@@ -5,7 +5,17 @@ from typing import Any
 
 import click
 
-from ganserve.commands.options import Colour, Remote, label_of, number_of, server_option
+from ganserve.commands.options import (
+    Colour,
+    Remote,
+    format_option,
+    label_of,
+    number_of,
+    number_option,
+    quality_option,
+    server_option,
+    version_option,
+)
 from ganserve.commands.output import asking, progress, write_file
 from ganserve.commands.pictures import each, find_pictures, targets_of, tell_failed
 from ganserve.commands.sample import SUFFIXES
@@ -18,7 +28,7 @@ from ganserve.commands.sample import SUFFIXES
     "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for one file a picture."
 )
 @click.option("--direction", "--task", "task", help="Which way, such as a2b, where the model has several.")
-@click.option("--version", type=click.IntRange(min=1), help="The model's version [the latest].")
+@version_option
 @click.option(
     "--image", "images", multiple=True, metavar="NAME=FILE", help="A picture beside each: reference, mask; repeatable."
 )
@@ -33,17 +43,9 @@ from ganserve.commands.sample import SUFFIXES
     "--seed", type=click.IntRange(min=0), help="Of the model's noise, the same for all [the server's choice]."
 )
 @click.option("--label", help="Class by number or name, for a model with classes.")
-@click.option(
-    "--number", "numbers", multiple=True, metavar="NAME=NUMBER", help="Another value that the task reads; repeatable."
-)
-@click.option(
-    "--format",
-    "image_format",
-    default="png",
-    show_default=True,
-    help="Of the files: png, jpeg, webp, raw, npy or npy-float.",
-)
-@click.option("--quality", type=click.IntRange(1, 100), help="For jpeg and webp [90, 80].")
+@number_option
+@format_option
+@quality_option
 @click.option("--overwrite", is_flag=True, help="Translate anew what lies in --out already.")
 @click.option(
     "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures under way at once."

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ganserve.commands.options import Remote, label_of, number_of, points_of, server_option
+from ganserve.commands.options import Remote, label_of, number_of, points_of, server_option, task_option, version_option
 from ganserve.commands.output import asking, progress, watched
 from ganserve.commands.video import writer
 
@@ -48,8 +48,8 @@ from ganserve.commands.video import writer
     metavar="NAME=NUMBER",
     help="Another value that all images are made with, such as noise_seed; repeatable.",
 )
-@click.option("--task", help="The task, where the model has several.")
-@click.option("--version", type=click.IntRange(min=1), help="The model's version [the latest].")
+@task_option
+@version_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

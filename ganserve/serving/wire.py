@@ -215,7 +215,7 @@ def _rows(request: pb.SampleRequest, tensors: Mapping[str, np.ndarray], most: in
 
 def _values(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> dict[str, Sequence[Any] | np.ndarray]:
     values: dict[str, Sequence[Any] | np.ndarray] = {}
-    if (seeds := _seeds(request, rows, wrong)) is not None:
+    if (seeds := seeds_of(request, rows, "rows", wrong)) is not None:
         values[SEED] = seeds
     if request.labels:
         labels = [label_of(label, f"labels[{position}]", wrong) for position, label in enumerate(request.labels)]
@@ -255,19 +255,22 @@ def check_direction(
         )
 
 
-def _seeds(request: pb.SampleRequest, rows: int, wrong: list[Violation]) -> np.ndarray | None:
+def seeds_of(
+    request: pb.SampleRequest | text_pb2.TextToImageRequest, count: int, things: str, wrong: list[Violation]
+) -> np.ndarray | None:
+    """The pairs (seed, index) of ``count`` ``things``, uint64 ``[count, 2]``; None where none are given, or where something is ``wrong``."""
     first = request.first_index
     one = request.HasField("seed")
     if one and request.seeds:
         wrong.append(Violation("seeds", "seed and seeds exclude each other; give one of them"))
-    elif request.seeds and len(request.seeds) != rows:
-        wrong.append(Violation("seeds", f"{len(request.seeds)} seeds for {rows} rows; give one for each row"))
+    elif request.seeds and len(request.seeds) != count:
+        wrong.append(Violation("seeds", f"{len(request.seeds)} seeds for {count} {things}; give one for each"))
     elif request.seeds:
         return np.array([(seed, first) for seed in request.seeds], np.uint64)
-    elif one and first > MAX_UINT64 - (rows - 1):
-        wrong.append(Violation("first_index", f"{first} + {rows} rows exceed 2^64"))
+    elif one and first > MAX_UINT64 - (count - 1):
+        wrong.append(Violation("first_index", f"{first} + {count} {things} exceed 2^64"))
     elif one:
-        return np.array([(request.seed, first + row) for row in range(rows)], np.uint64)
+        return np.array([(request.seed, first + number) for number in range(count)], np.uint64)
     elif first:
         wrong.append(Violation("first_index", "an index needs the seed that it counts under; give seed or seeds"))
     return None

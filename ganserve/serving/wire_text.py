@@ -12,7 +12,7 @@ from ganserve.codecs.tokens import VALUE
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask, Call, Result
 from ganserve.serving.model import LoadedTask, Model
-from ganserve.serving.wire import MAX_UINT64, OUTPUT_FIELDS, OWN_FIELDS, common_of, fill, filled
+from ganserve.serving.wire import OUTPUT_FIELDS, OWN_FIELDS, common_of, fill, filled, seeds_of
 from ganserve.v1 import text_pb2 as pb
 
 _LONG = {pb.LONG_PROMPT_UNSPECIFIED: False, pb.LONG_PROMPT_TRUNCATE: False, pb.LONG_PROMPT_REFUSE: True}
@@ -49,7 +49,7 @@ def wish_of(request: pb.TextToImageRequest, model: Model, task: LoadedTask, most
         wrong += [
             Violation(f"tensors[{name}]", f"{len(common.tensors[name])} rows; expected 1 or {rows}") for name in bad
         ]
-    seeds = _seeds(request, each, wrong) if 1 <= rows <= most else None
+    seeds = seeds_of(request, each, "pictures of a prompt", wrong) if 1 <= rows <= most else None
     wrong += [
         Violation(f"numbers[{name}]", f"{name} has a field of its own")
         for name in request.numbers
@@ -98,23 +98,3 @@ def fill_imagined(message: pb.Imagined, result: Result, call: Call, wish: Wish, 
     fill(message, result, call)
     message.prompt = result.row // wish.each
     message.truncated = cuts[message.prompt]
-
-
-def _seeds(request: pb.TextToImageRequest, each: int, wrong: Wrong) -> np.ndarray | None:
-    """The (seed, index) of each picture of a prompt, uint64 [each, 2]; None where the server shall choose."""
-    first, one = request.first_index, request.HasField("seed")
-    if one and request.seeds:
-        wrong.append(Violation("seeds", "seed and seeds exclude each other; give one of them"))
-    elif request.seeds and len(request.seeds) != each:
-        wrong.append(
-            Violation("seeds", f"{len(request.seeds)} seeds for {each} pictures of a prompt; give one for each")
-        )
-    elif request.seeds:
-        return np.array([(seed, first) for seed in request.seeds], np.uint64)
-    elif one and first > MAX_UINT64 - (each - 1):
-        wrong.append(Violation("first_index", f"{first} + {each} pictures exceed 2^64"))
-    elif one:
-        return np.array([(request.seed, first + number) for number in range(each)], np.uint64)
-    elif first:
-        wrong.append(Violation("first_index", "an index needs the seed that it counts under; give seed or seeds"))
-    return None
