@@ -17,8 +17,8 @@ from ganserve_trainers.regularizers import path_length_penalty, path_lengths, r1
 R1_EVERY = 16
 """R1 is added in every 16th step only, 16 times as strong (lazy regularization: Karras et al., 2020, section 3.1)."""
 
-PATH_EVERY = 4
-"""Path length regularization comes in every 4th step (Karras et al., 2020, appendix B)."""
+PATH_EVERY = 8
+"""Path length regularization comes in every 8th step (Karras et al., 2020, appendix B)."""
 
 PATH_SHRINK = 2
 """Path length regularization looks at one in so many rows of a batch: it differentiates twice, and lengths vary little."""

@@ -72,7 +72,7 @@ def test_the_phases_of_the_paper() -> None:
     recipe = train(tiny(), build(tiny()))
     assert [(phase.name, phase.networks, phase.every) for phase in recipe.phases] == [
         ("generator", ("mapping", "synthesis"), 1),
-        ("path", ("mapping", "synthesis"), 4),
+        ("path", ("mapping", "synthesis"), 8),
         ("discriminator", ("discriminator",), 1),
         ("r1", ("discriminator",), 16),
     ]
@@ -87,7 +87,7 @@ def test_regularizers_can_be_left_out() -> None:
     assert [phase.name for phase in recipe.phases] == ["generator", "discriminator"]
 
 
-@pytest.mark.parametrize(("path", "share"), [(2.0, 4 / 5), (0.0, 1.0)])
+@pytest.mark.parametrize(("path", "share"), [(2.0, 8 / 9), (0.0, 1.0)])
 def test_lazy_regularization_takes_its_share_of_adam(path: float, share: float) -> None:
     """Karras et al., 2020, appendix B: lr c, beta^c with c = k / (k + 1)."""
     recipe = train(tiny(path=path), build(tiny()))
