@@ -44,7 +44,9 @@ def _filter_up(rows: np.ndarray) -> np.ndarray:
 
 
 def _deflate(data: np.ndarray) -> bytes:
-    packed: bytes = isal_zlib.compress(data, 1)
+    # One stream, written whole: what igzip's one-shot function returns at this level depends on where the process's memory lies.
+    stream = isal_zlib.compressobj(1)
+    packed: bytes = stream.compress(data) + stream.flush()
     # igzip lets noise grow by more than storing it would; storing then keeps the promise of most_png_bytes.
     return packed if len(packed) <= _most_deflated(data.size) else _store(data.tobytes())
 
