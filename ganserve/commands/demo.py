@@ -34,9 +34,9 @@ Next:
 
 
 TEXT = """
-No bundle here makes pictures of prompts, for a sentence encoder is larger than all of these. docs/text.md tells how to train one; then
-  ganserve export runs/dfgan-emoji --out bundles/dfgan-emoji --name dfgan-emoji
-  ganserve demo
+No bundle here makes pictures of prompts, for a sentence encoder is larger than all of these. In a checkout with Node.js's npm, one command trains and exports one
+(an hour or so on two cores; `make demo` then asks it, too; docs/text.md tells more):
+  make bundles/dfgan-emoji
 """
 
 EXAMPLES = "examples"

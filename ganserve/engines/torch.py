@@ -111,9 +111,14 @@ def _module(graph_file: Path, options: Options) -> Any:
         manifest = bundle.read(graph_file.parent).manifest
         family = plugins.load().family(manifest.family)
         networks = plugins.resolve(family.build)(manifest.config)
-        module = plugins.resolve(MODULES)(family, manifest.config, networks)[name]
+        modules = plugins.resolve(MODULES)(family, manifest.config, networks)
     except (BundleError, PluginError) as error:
         raise EngineError(f"torch cannot rebuild graph {name!r} of {graph_file}: {error}") from error
+    if name not in modules:
+        raise EngineError(
+            f"torch cannot rebuild graph {name!r} of {graph_file}: it was given as ONNX; use the engine onnxruntime"
+        )
+    module = modules[name]
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(graph_file).graph.initializer}
     wanted = module.state_dict()
     # The exporter drops biases that are zero; whatever else is gone was merged with other weights.

@@ -95,6 +95,49 @@ def write_text_encoder(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def write_onnx_encoder(folder: Path, *, heeds_mask: bool = True, seed: int = 0) -> Path:
+    """Write ``model.onnx``, which gives the mean of random vectors of a text's tokens, and a tokenizer into ``folder``, and return it.
+
+    Its inputs are called as transformers calls them. Without ``heeds_mask`` the mean is that of padding too, which is wrong.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    table = np.random.default_rng(seed).normal(size=(len(VOCABULARY), SIZE)).astype(np.float32)
+    axes = numpy_helper.from_array(np.array([1]), "axes")
+    last = numpy_helper.from_array(np.array([2]), "last")
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    counted = "attention_mask" if heeds_mask else "everywhere"
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
+        helper.make_node("Equal", ["input_ids", "input_ids"], ["same"]),
+        helper.make_node("Cast", ["same"], ["everywhere"], to=TensorProto.INT64),
+        helper.make_node("Add", [counted, "token_type_ids"], ["seen"]),
+        helper.make_node("Cast", ["seen"], ["weights"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["weights", "last"], ["column"]),
+        helper.make_node("Mul", ["tokens", "column"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "axes"], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", ["weights", "axes"], ["count"]),
+        helper.make_node("Div", ["total", "count"], ["sentence_embedding"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]) for name in names],
+        [
+            helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["batch", "sequence", SIZE]),
+            helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch", SIZE]),
+        ],
+        [numpy_helper.from_array(table, "table"), axes, last],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, folder / "model.onnx")
+    (folder / TOKENIZER).write_text(json.dumps(tokenizer()), "utf-8")
+    return folder
+
+
 def tokenizer() -> dict[str, object]:
     """The content of a tokenizer.json of BERT's kind, whose vocabulary is :data:`VOCABULARY`."""
     tokens = VOCABULARY

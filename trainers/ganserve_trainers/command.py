@@ -145,7 +145,7 @@ def _tuples(value: Any) -> Any:
 @click.option(
     "--text-encoder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="For captions: the folder of a sentence encoder, in the layout of sentence-transformers.",
+    help="For captions: the folder of a sentence encoder, as sentence-transformers publishes it or as model.onnx, with its tokenizer.json.",
 )
 @click.option("--licence", default="", help="The data's licence, for the model's provenance.")
 @click.option("--attribution", default="", help="Whom the data's licence asks to credit.")

@@ -1,5 +1,6 @@
 """From a torch module to an ONNX model whose inputs and outputs are those of a spec's graph, free sizes and all."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from ganserve.bundle import MAX_OPSET
 from ganserve.errors import ExportError
 from ganserve.spec import Graph
 from ganserve_trainers.layers.denormalize import ToBytes
+from ganserve_trainers.onnx_given import GivenGraph
 from ganserve_trainers.onnx_gradient import takes_gradient, write_out_gradient
 from ganserve_trainers.onnx_sizes import free, multiples
 
@@ -48,8 +50,12 @@ def trace(module: Traced, graph: Graph, example: Sequence[Tensor]) -> onnx.Model
     """The ONNX model of ``module``: its inputs and outputs are called as in ``graph``, then come the probes.
 
     ``example`` holds one tensor for each input, with two or more rows and sides of two or more multiples, for the exporter takes a
-    size of one as fixed. Raises :class:`ExportError` where the exporter gives up or finds that a free axis is not free.
+    size of one as fixed. A graph that was given as ONNX is the model itself. Raises :class:`ExportError` where the exporter gives up or finds that a free axis is not free.
     """
+    if isinstance(module.network, GivenGraph):
+        model = copy.deepcopy(module.network.model)
+        _forget_where_it_came_from(model)
+        return model
     outputs = [tensor.name for tensor in graph.outputs] + [f"{PROBE}{i}" for i in range(len(module.probes))]
     free_axes = _free_axes(graph)
     module.eval()

@@ -16,7 +16,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -250,11 +250,12 @@ def _kept_encoder(record: RunRecord, folder: Path) -> TextEncoder | None:
     if record.text is None:
         return None
     encoder = open_encoder(folder / TEXT)
-    if encoder.credits != record.text:
+    if encoder.credits.sha256 != record.text.sha256:
         raise TrainingError(
             f"{folder / TEXT} holds {encoder.credits.name}, which is not what the run began with: copy its own files back"
         )
-    return encoder
+    # Without a model card an encoder is called after its folder, which was another one then.
+    return replace(encoder, credits=record.text)
 
 
 def _sentences(config: Mapping[str, Any], encoder: TextEncoder | None) -> Sentences | None:

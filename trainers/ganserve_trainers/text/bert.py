@@ -99,6 +99,6 @@ MASKED = -1e9
 
 def text_of(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """The module of the graph ``text``, by that name: the one among ``networks``, or a fresh one; none if ``config`` has none."""
-    if CONFIG not in config:
-        return {}
-    return {GRAPH: networks.get(GRAPH) or SentenceEncoder(msgspec.convert(config[CONFIG], Layout))}
+    if GRAPH in networks:
+        return {GRAPH: networks[GRAPH]}
+    return {GRAPH: SentenceEncoder(msgspec.convert(config[CONFIG], Layout))} if CONFIG in config else {}

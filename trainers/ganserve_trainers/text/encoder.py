@@ -1,57 +1,34 @@
-"""Sentence encoders as files: a folder in the layout of sentence-transformers is read, run over captions, and copied into a run."""
+"""Sentence encoders as files: a folder is read, its encoder run over captions, and copied into a run."""
 
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganserve.codecs.tokens import Tokenizer, normalized
-from ganserve.errors import TrainingError
-from ganserve_trainers.text.bert import Layout, SentenceEncoder
+from ganserve_trainers.text import given, published
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
-POOLING, MODULES, CARD = "1_Pooling/config.json", "modules.json", "README.md"
-NEEDED = (WEIGHTS, CONFIG, TOKENIZER)
-OPTIONAL = (POOLING, MODULES, CARD)
-"""How features become a vector, and the model card: where they are missing, by the mean, as it comes, and with no licence known."""
+CARD = "README.md"
+"""The model card; where it is missing, no licence is known."""
+
+TOKENIZER = published.TOKENIZER
+
+FILES = tuple(dict.fromkeys((*published.NEEDED, *published.OPTIONAL, *given.NEEDED, CARD)))
+"""All that is read of a folder."""
 
 VECTORS = "captions.safetensors"
 """Where a run keeps the vectors of its captions."""
 
 BATCH = 32
 """Captions that are encoded at once."""
-
-NAMES: Mapping[str, str] = {
-    "embeddings.word_embeddings": "words",
-    "embeddings.position_embeddings": "places",
-    "embeddings.LayerNorm": "norm",
-    "attention.self.query": "query",
-    "attention.self.key": "key",
-    "attention.self.value": "value",
-    "attention.output.dense": "project",
-    "attention.output.LayerNorm": "attended",
-    "intermediate.dense": "widen",
-    "output.dense": "narrow",
-    "output.LayerNorm": "norm",
-}
-"""What the published weights call a layer → what it is called here."""
-
-KINDS = "embeddings.token_type_embeddings.weight"
-"""Published for two kinds of text, of which only the first is used here."""
-
-PASSED_OVER = ("pooler.", "embeddings.position_ids")
-"""Published beside the weights, and no part of a sentence's vector."""
-
-_KEY = re.compile(r"^(?:bert\.)?(?:encoder\.layer\.(?P<number>\d+)\.)?(?P<name>.+)\.(?P<kind>weight|bias)$")
 
 
 class Credits(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,16 +41,15 @@ class Credits(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A sentence encoder in eval mode, the folder it was read from, and whose it is."""
+    """A sentence encoder: token ids and mask, int64 ``[n, length]`` → vectors float32 ``[n, size]``.
 
-    network: SentenceEncoder
+    ``network`` is in eval mode and frozen; ``folder`` is where it was read from, and ``credits`` say whose it is.
+    """
+
+    network: nn.Module
+    size: int
     folder: Path
     credits: Credits
-
-    @property
-    def size(self) -> int:
-        """How many numbers a vector has."""
-        return self.network.layout.hidden_size
 
     @property
     def tokenizer(self) -> Path:
@@ -82,7 +58,7 @@ class TextEncoder:
 
     def copy(self, folder: Path) -> None:
         """Copy all that :func:`open_encoder` reads into ``folder``."""
-        for name in (*NEEDED, *OPTIONAL):
+        for name in FILES:
             if (self.folder / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(self.folder / name, folder / name)
@@ -126,64 +102,19 @@ class Sentences:
 
 
 def open_encoder(folder: Path) -> TextEncoder:
-    """The encoder in ``folder``; :class:`TrainingError` says what is missing or not as expected."""
-    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
-        raise TrainingError(
-            f"{folder} is no sentence encoder: {', '.join(missing)} is missing; give a folder in the layout of "
-            f"sentence-transformers, with {', '.join(NEEDED)}"
-        )
-    try:
-        layout = msgspec.json.decode((folder / CONFIG).read_bytes(), type=Layout)
-    except msgspec.MsgspecError as error:
-        raise TrainingError(f"{folder / CONFIG} does not describe a BERT: {error}") from error
-    _check_kind(folder, layout)
-    Tokenizer(folder / TOKENIZER, layout.max_position_embeddings)  # refused here rather than after an hour
-    network = SentenceEncoder(msgspec.structs.replace(layout, unit=_is_unit(folder)))
-    try:
-        network.load_state_dict(renamed(load_file(folder / WEIGHTS)))
-    except (RuntimeError, SafetensorError) as error:
-        raise TrainingError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
-    with (folder / WEIGHTS).open("rb") as file:
+    """The encoder in ``folder``: its ``model.onnx`` if there is one, else as sentence-transformers publishes it.
+
+    Raises :class:`TrainingError`, which says what is missing or not as expected.
+    """
+    network: nn.Module
+    if (folder / given.MODEL).is_file():
+        network, size, weights = *given.read_given(folder), given.MODEL
+    else:
+        network = published.read_published(folder)
+        size, weights = network.layout.hidden_size, published.WEIGHTS
+    with (folder / weights).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return TextEncoder(network.eval().requires_grad_(False), folder, _credits(folder, sha256))
-
-
-def renamed(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``published`` weights under the names of :class:`SentenceEncoder`; unknown ones keep theirs, and then fit nowhere."""
-    found = {}
-    for key, tensor in published.items():
-        match = _KEY.match(key)
-        if match and match["name"] in NAMES:
-            where = f"layers.{match['number']}." if match["number"] else ""
-            found[f"{where}{NAMES[match['name']]}.{match['kind']}"] = tensor.float()
-        elif key.removeprefix("bert.") == KINDS:
-            found["kind"] = tensor[0].float()
-        elif not key.removeprefix("bert.").startswith(PASSED_OVER):
-            found[key] = tensor
-    return found
-
-
-def _check_kind(folder: Path, layout: Layout) -> None:
-    if (layout.model_type, layout.hidden_act) != ("bert", "gelu"):
-        raise TrainingError(
-            f"{folder / CONFIG} is of the kind {layout.model_type!r} with {layout.hidden_act!r}: expected 'bert' with 'gelu'"
-        )
-    pooling = folder / POOLING
-    wanted = {key: value for key, value in _json(pooling).items() if key.startswith("pooling_mode_") and value is True}
-    if pooling.is_file() and set(wanted) != {"pooling_mode_mean_tokens"}:
-        raise TrainingError(f"{pooling} asks for {', '.join(wanted) or 'nothing'}: expected the mean of the tokens")
-
-
-def _is_unit(folder: Path) -> bool:
-    modules = folder / MODULES
-    return modules.is_file() and b"models.Normalize" in modules.read_bytes()
-
-
-def _json(path: Path) -> dict[str, object]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, object]) if path.is_file() else {}
-    except msgspec.MsgspecError as error:
-        raise TrainingError(f"{path} cannot be read: {error}") from error
+    return TextEncoder(network.eval().requires_grad_(False), size, folder, _credits(folder, sha256))
 
 
 def _credits(folder: Path, sha256: str) -> Credits:
