@@ -17,6 +17,8 @@ from click.testing import CliRunner
 
 from ganserve.cli import cli
 
+from .parsing import parsed
+
 ROOT = Path(__file__).parent.parent
 CHART = ROOT / "deploy" / "helm" / "ganserve"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -249,14 +251,6 @@ def test_gpus_are_a_matter_of_values(rendered: Mapping[str, list[Any]]) -> None:
 # What pods run
 
 
-def arguments(name: str, given: list[str]) -> Mapping[str, Any]:
-    """The parameters that the command ``name`` reads from ``given``; a wrong option fails."""
-    root = click.Context(cli, **cli.context_settings)
-    command = cli.get_command(root, name)
-    assert command is not None
-    return command.make_context(name, list(given), root).params
-
-
 def test_the_server_understands_its_arguments(
     rendered: Mapping[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +263,7 @@ def test_the_server_understands_its_arguments(
         (server,) = one(rendered[name], "Deployment")["spec"]["template"]["spec"]["containers"]
         first, *rest = server["args"]
         assert first == "serve"
-        assert expected.items() <= arguments("serve", rest).items()
+        assert expected.items() <= parsed("serve", rest).items()
         mounts = {mount["mountPath"] for mount in server["volumeMounts"]}
         assert {rest[0], "/var/cache/ganserve", "/tmp"} <= mounts
 
@@ -327,14 +321,14 @@ def test_the_training_job_starts_torchrun_and_goes_on_with_a_run(
         assert job["template"]["spec"]["subdomain"] == "gan-ganserve-train"
         assert (service["clusterIP"], service["publishNotReadyAddresses"]) == ("None", True)
         assert command == "train"
-        read = arguments("train", rest)
+        read = parsed("train", rest)
         expected = {"family": "dcgan", "preset": "tiny", "where": "/data", "kimg": 0.5, "mirror": True}
         assert expected.items() <= read.items()
         assert read["overrides"] == ("width=8",)
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "run.json").write_text("{}")
     _, (command, *rest) = called(0)
-    read = arguments("train", rest)
+    read = parsed("train", rest)
     assert (command, read["resume"], read["family"]) == ("train", True, None)
     assert shlex.join(rest) == f"--out={tmp_path}/digits --resume --kimg=0.5"
 
@@ -511,7 +505,7 @@ def test_images_are_pinned_run_as_nobody_and_serve_without_torch() -> None:
     for target in ("cpu", "gpu"):
         (given,) = re.findall(r"^CMD (.+)$", stages[target], re.MULTILINE)
         name, _, *rest = json.loads(given)
-        assert arguments(name, rest)["host"] == "0.0.0.0"
+        assert parsed(name, rest)["host"] == "0.0.0.0"
 
 
 def test_the_build_context_holds_what_the_dockerfile_copies() -> None:

@@ -35,6 +35,8 @@ from ganserve.testing.echo_text import write_text_bundle
 from ganserve.testing.server import serving
 from ganserve.v1 import generation_pb2, inversion_pb2, latents_pb2, models_pb2, text_pb2
 
+from .parsing import command_of, parsed
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [
@@ -168,12 +170,6 @@ def test_metrics_in_prose_exist(page: Path) -> None:
 # Commands
 
 
-def command_of(name: str) -> click.Command:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None, f"there is no command ganserve {name}"
-    return command
-
-
 def options_of(command: click.Command) -> set[str]:
     names = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
     return names | {"--help"}
@@ -201,7 +197,7 @@ def test_shell_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> No
             if "--help" in arguments:
                 assert set(arguments) & options_of(command_of(name))
                 continue
-            command_of(name).make_context(name, arguments)
+            parsed(name, arguments)
 
 
 @every_page
@@ -390,7 +386,7 @@ def test_bundles_tells_the_tolerances() -> None:
 def test_serving_tells_every_setting_with_its_default() -> None:
     told = rows(section(DOCS / "serving.md", "Settings"))
     command = command_of("serve")
-    defaults = command.make_context("serve", []).params
+    defaults = parsed("serve", [])
     for option in command.params:
         name = max(option.opts, key=len) if isinstance(option, click.Option) else str(option.name).upper()
         shown = told.pop(name)[0].strip("`")
