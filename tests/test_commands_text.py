@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from ganserve import Client
 from ganserve.cli import cli
 from ganserve.testing.echo_text import write_text_bundle
 from ganserve.testing.server import serving
@@ -44,6 +45,26 @@ def test_imagine_writes_a_grid_of_prompts_by_seeds_and_a_file_each(bundles, tmp_
     for name in names:
         assert (tmp_path / "files" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert "prompts[1]: has more than 32 tokens" in refused
+
+
+def test_a_walk_passes_prompts_from_one_seed_or_seeds_under_one_prompt(bundles, tmp_path):
+    prompts = ("--prompt", "red", "--prompt", "the left half")
+    with serving(bundles) as server:
+        asked = ("walk", "echo-text", "--frames", 2, "--server", server.address)
+        run(*asked, *prompts, "--latent", "text", "--seeds", "7:3", "--out", tmp_path / "prompts")
+        run(*asked, *prompts[:2], "--latent", "z", "--seeds", "7:3,8", "--out", tmp_path / "seeds")
+        no_keys = run(*asked, "--out", tmp_path / "no", code=2).stderr
+        both = run(*asked, *prompts, "--seeds", "1,2", "--out", tmp_path / "no", code=2).stderr
+        with Client(server.address) as client:
+            wanted = client.imagine("echo-text", ["red", "the left half"], seed=7, first_index=3).images()
+    passed, drawn = (sorted((tmp_path / name).iterdir()) for name in ("prompts", "seeds"))
+    assert len(passed) == len(drawn) == 3
+    assert [Image.open(passed[end]).tobytes() for end in (0, -1)] == [image.tobytes() for image in wanted]
+    assert Image.open(drawn[0]).tobytes() == wanted[0].tobytes()
+    assert Image.open(drawn[-1]).tobytes() != wanted[0].tobytes()
+    assert "nothing says what the walk passes: give --seeds, or --prompt more than once" in no_keys
+    assert "a walk passes seeds or prompts, and got 2 and 2" in both
+    assert not (tmp_path / "no").exists()
 
 
 def test_demo_shows_prompts_by_seeds(bundles, tmp_path):

@@ -1,7 +1,8 @@
 """``ganserve walk``."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,11 +10,18 @@ from ganserve.commands.options import Remote, label_of, number_of, points_of, se
 from ganserve.commands.output import asking, progress, watched
 from ganserve.commands.video import writer
 
+if TYPE_CHECKING:
+    from ganserve.client import Point
+
 
 @click.command(short_help="Ask a server for a walk through a model's images, as a video.")
 @click.argument("model")
+@click.option("--seeds", metavar="SEED,SEED...", help="The images that are passed; 7:2 is index 2 under seed 7.")
 @click.option(
-    "--seeds", required=True, metavar="SEED,SEED...", help="The images that are passed; 7:2 is index 2 under seed 7."
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="What the images show; repeated, prompts are passed, from one seed [0], in the latent that is made of them.",
 )
 @click.option(
     "--frames", type=click.IntRange(min=1), default=30, show_default=True, help="From each image up to the next."
@@ -62,7 +70,8 @@ from ganserve.commands.video import writer
 @server_option
 def command(
     model: str,
-    seeds: str,
+    seeds: str | None,
+    prompts: tuple[str, ...],
     frames: int,
     loop: bool,
     fps: float,
@@ -85,18 +94,17 @@ def command(
       ganserve walk stylegan2-emoji --seeds 1,2,3 --loop --out walk.webp
       ganserve walk dcgan-fashion --seeds 4,9 --frames 60 --out frames
       ganserve walk stylegan2-emoji --seeds 1,2,3,4 --latent w --number psi=0.7 --fps 25 --out walk.mp4
+      ganserve walk dfgan-emoji --prompt "a red heart" --prompt "a green apple" --latent text --seeds 7 --out walk.webp
+      ganserve walk dfgan-emoji --prompt "a red heart" --seeds 1,2,3 --latent z --loop --out hearts.webp
     """
-    from ganserve.client import Point
-
     write = writer(out, fps)
-    pairs = points_of(seeds, "--seeds")
     made_with = {
         "label": None if label is None else label_of(label),
         "truncation": truncation,
         "numbers": dict(number_of(text) for text in numbers),
         "directions": dict(number_of(text, "--direction") for text in directions),
     }
-    keys = [Point(seed=seed, index=index, **made_with) for seed, index in pairs]  # type: ignore[arg-type]
+    keys, common = _keys(seeds, prompts, made_with)
     count = frames * (len(keys) if loop else len(keys) - 1) + (not loop)
     with asking(server) as client, progress() as bars:
         stream = client.interpolate(
@@ -107,7 +115,28 @@ def command(
             label=None if image_label is None else label_of(image_label),
             numbers=dict(number_of(text, "--image-number") for text in image_numbers),
             format="raw",
+            **common,
             **options,
         )
         write(one.image() for one in watched(bars, model, count, stream))
     click.echo(f"{count} frames in {out}, {count / fps:.1f} s at {fps:g} a second")
+
+
+def _keys(
+    seeds: str | None, prompts: Sequence[str], made_with: Mapping[str, Any]
+) -> tuple[list["Point"], Mapping[str, Any]]:
+    """What the walk passes, and what all its images are made with."""
+    from ganserve.client import Point
+
+    pairs = [] if seeds is None else points_of(seeds, "--seeds")
+    if len(prompts) > 1:
+        if len(pairs) > 1:
+            raise click.UsageError(
+                f"a walk passes seeds or prompts, and got {len(pairs)} and {len(prompts)}: give one of either"
+            )
+        ((seed, index),) = pairs or [(0, 0)]
+        return [Point(prompt=prompt, **made_with) for prompt in prompts], {"seed": seed, "index": index}
+    if not pairs:
+        raise click.UsageError("nothing says what the walk passes: give --seeds, or --prompt more than once")
+    keys = [Point(seed=seed, index=index, **made_with) for seed, index in pairs]
+    return keys, {"prompt": prompts[0]} if prompts else {}
