@@ -14,6 +14,9 @@ from ganserve.errors import GanserveError
 
 Container = Literal["files", "tar"]
 
+Marks = Literal["none", "told", "signed"]
+"""What files say of where their images come from: nothing, the model and the seed, or that with a signature."""
+
 DIGITS = 9
 """Of the number in an image's name."""
 
@@ -69,6 +72,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     directions: Mapping[str, float] = {}
     engines: tuple[str, ...]
     device: str
+    marks: Marks = "told"
 
     def parts(self, shard: Shard) -> Iterator[Part]:
         """The parts that ``shard`` makes."""

@@ -114,6 +114,16 @@ class Origin(NamedTuple):
     drawn: tuple[int, int] | None = None
 
 
+class Signer(Protocol):
+    """Signs files, so that a reader can tell whether one was changed since and whose it is."""
+
+    def signed(self, data: bytes, name: str, origin: Origin) -> bytes:
+        """``data``, a file of the format ``name``, with a signed statement of its ``origin``."""
+
+    def most_bytes(self, origin: Origin) -> int:
+        """An upper bound of what that adds, whatever results of the model were drawn from."""
+
+
 class GivenPrompt(msgspec.Struct, frozen=True, kw_only=True):
     """A prompt as a request brings it: the element of the request value that a prompt decoder reads.
 
@@ -138,19 +148,20 @@ class PromptDecoder(Decoder, Protocol):
 class EncodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the caller wants media: a format of the encoder's, and a quality from 1 to 100 for lossy ones (0: the default).
 
-    ``origin`` is what a file that has room for it says of itself; None says nothing.
+    ``origin`` is what a file that has room for it says of itself; None says nothing. With a ``signer`` that is signed too.
     """
 
     format: str = ""
     quality: int = 0
     origin: Origin | None = None
+    signer: Signer | None = None
 
     def drawn_from(self, seed: int, index: int) -> "EncodeOptions":
         """These options for the row that was drawn from (``seed``, ``index``)."""
         if self.origin is None:
             return self
         origin = Origin(self.origin.model, self.origin.version, (seed, index))
-        return EncodeOptions(format=self.format, quality=self.quality, origin=origin)
+        return EncodeOptions(format=self.format, quality=self.quality, origin=origin, signer=self.signer)
 
 
 class Media(msgspec.Struct, frozen=True, kw_only=True):

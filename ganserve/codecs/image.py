@@ -55,11 +55,14 @@ class ImageEncoder:
         """``row`` as media."""
         height, width, channels = row.shape
         chosen = FORMATS[options.format]
-        xmp = packet_of(options.origin) if options.origin is not None and chosen.tells else b""
+        origin = options.origin if chosen.tells else None
+        data = chosen.encode(row, options.quality, b"" if origin is None else packet_of(origin))
+        if origin is not None and options.signer is not None:
+            data = options.signer.signed(data, options.format, origin)
         return Media(
             kind="image",
             format=options.format,
-            data=chosen.encode(row, options.quality, xmp),
+            data=data,
             attributes={"width": width, "height": height, "channels": channels},
         )
 
@@ -71,8 +74,11 @@ class ImageEncoder:
         """An upper bound of the encoded size of one image of ``shape`` [H, W, C]."""
         height, width, channels = shape
         chosen = FORMATS[options.format]
-        told = most_packet_bytes(options.origin) + _XMP_CHUNK if options.origin is not None and chosen.tells else 0
-        return chosen.most_bytes(height, width, channels) + told
+        most = chosen.most_bytes(height, width, channels)
+        if options.origin is not None and chosen.tells:
+            most += most_packet_bytes(options.origin) + _XMP_CHUNK
+            most += 0 if options.signer is None else options.signer.most_bytes(options.origin)
+        return most
 
 
 class Format(NamedTuple):

@@ -17,7 +17,7 @@ NAMESPACE = "urn:ganserve:xmp:1.0/"
 """The namespace of ``Seed`` and ``Index``, for which no standard has a property."""
 
 _SEED = ' ganserve:Seed="%d" ganserve:Index="%d"'
-_LARGEST = 2**64 - 1
+LARGEST = 2**64 - 1
 
 
 def packet_of(origin: Origin) -> bytes:
@@ -28,7 +28,7 @@ def packet_of(origin: Origin) -> bytes:
 
 def most_packet_bytes(origin: Origin) -> int:
     """An upper bound of the packet's size, whatever pictures of the model were drawn from."""
-    return len(packet_of(Origin(origin.model, origin.version, (_LARGEST, _LARGEST))))
+    return len(packet_of(Origin(origin.model, origin.version, (LARGEST, LARGEST))))
 
 
 # A packet is made for every picture, its parts once a model.

@@ -10,6 +10,7 @@ import click
 
 from ganserve.bulk import MOST, Part, Run, Shard
 from ganserve.bulk_files import Store
+from ganserve.commands.marks import marks_options
 from ganserve.commands.options import (
     Count,
     direction_option,
@@ -26,6 +27,7 @@ from ganserve.commands.output import progress
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from ganserve.codecs import Signer
     from ganserve.serving.bulk import Making
 
 BATCHES = 2
@@ -67,6 +69,7 @@ class ShardType(click.ParamType[Shard]):
 @number_option
 @direction_option
 @click.option("--task", default="", help="The task, where the bundle has several for sampling.")
+@marks_options
 @click.option("--format", "image_format", default="", help="Of the files: png, jpeg, webp, npy or npy-float [png].")
 @quality_option
 @click.option(
@@ -104,6 +107,8 @@ def command(
     cache_dir: Path | None,
     threads: int,
     max_batch: int,
+    provenance: bool,
+    signer: "Signer | None",
 ) -> None:
     """Make --count images of BUNDLE's model with an engine in this process, and store them in parts.
 
@@ -145,8 +150,9 @@ def command(
             directions=dict(number_of(text, "--direction") for text in directions),
             engines=engines,
             device=device,
+            marks="signed" if signer else "told" if provenance else "none",
         )
-        making = Making(run, model, BATCHES * max_batch)
+        making = Making(run, model, BATCHES * max_batch, signer)
         store = Store(out, run)
         parts = list(run.parts(shard))
         missing = [one for one in parts if not store.path(one).exists()]

@@ -9,9 +9,11 @@ import click
 
 from ganserve.commands.access import access_options
 from ganserve.commands.log import start_log
+from ganserve.commands.marks import marks_options
 from ganserve.commands.options import engine_of, max_batch_option, plugins_dir_option, threads_option
 
 if TYPE_CHECKING:
+    from ganserve.codecs import Signer
     from ganserve.serving.gates import Access
     from ganserve.serving.ports import Connections
 
@@ -113,12 +115,7 @@ LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     help="The most frames of one TranslateStream, and requests of one ModelStreamInfer, that are read and not answered.",
 )
-@click.option(
-    "--provenance/--no-provenance",
-    default=True,
-    show_default=True,
-    help="Say in PNG, JPEG and WebP files that a model made the picture, which one, and from which seed.",
-)
+@marks_options
 @click.option(
     "--prompt-policy",
     "prompt_policies",
@@ -170,6 +167,7 @@ def command(
     max_steps: int,
     stream_frames: int,
     provenance: bool,
+    signer: "Signer | None",
     prompt_policies: tuple[str, ...],
     log_prompts: bool,
     grace: float,
@@ -226,6 +224,7 @@ def command(
         connections=connections,
         access=access,
         provenance=provenance,
+        signer=signer,
         prompt_policy=tuple(PolicyChoice.parse(text) for text in prompt_policies),
         log_prompts=log_prompts,
         grace=grace,

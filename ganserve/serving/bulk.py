@@ -8,7 +8,7 @@ import numpy as np
 
 from ganserve.bulk import DIGITS, Part, Run
 from ganserve.bulk_files import Store, Writer
-from ganserve.codecs import EncodeOptions
+from ganserve.codecs import EncodeOptions, Signer
 from ganserve.errors import InvalidArgument
 from ganserve.serving.call import SEED, Ask, Result
 from ganserve.serving.model import Model
@@ -19,10 +19,14 @@ ENDINGS = {"npy-float": "npy", "jpeg": "jpg"}
 
 
 class Making:
-    """What ``run`` asks of ``model``, ``rows`` images at a time; :class:`InvalidArgument` for a direction that its task has not."""
+    """What ``run`` asks of ``model``, ``rows`` images at a time; :class:`InvalidArgument` for a direction that its task has not.
 
-    def __init__(self, run: Run, model: Model, rows: int) -> None:
+    ``signer`` signs the files of a run whose marks are signed.
+    """
+
+    def __init__(self, run: Run, model: Model, rows: int, signer: Signer | None = None) -> None:
         self._run, self._model, self._rows = run, model, rows
+        self._marks: dict[str, Any] = {"provenance": run.marks != "none", "signer": signer}
         self._task = model.task(run.task, "sample")
         self._label = next((source.tensor for source in self._task.task.inputs if source.codec == "label"), None)
         known = ", ".join(self._task.directions) or "none"
@@ -33,7 +37,9 @@ class Making:
     async def make(self, parts: Sequence[Part], store: Store) -> AsyncGenerator[Part]:
         """Make ``parts`` and put them into ``store``, each as soon as it is whole."""
         asks = (self._ask(start, stop) for part in parts for start, stop in self._pieces(part))
-        async with contextlib.aclosing(results_of(asks, max_rows=self._rows, device=self._run.device)) as answers:
+        async with contextlib.aclosing(
+            results_of(asks, max_rows=self._rows, device=self._run.device, **self._marks)
+        ) as answers:
             for part in parts:
                 # Before anything is written: what is wrong with the run shows in its first results.
                 results = await anext(answers)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import msgspec
 import numpy as np
 
-from ganserve.codecs import EncodeOptions, Encoder, Frame, Media, Picture, PictureLimits
+from ganserve.codecs import EncodeOptions, Encoder, Frame, Media, Picture, PictureLimits, Signer
 from ganserve.codecs.frame import put_back
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.metrics import Metrics
@@ -71,6 +71,7 @@ class Workers(msgspec.Struct, frozen=True):
     metrics: Metrics
     limits: PictureLimits = PictureLimits()
     provenance: bool = True  # whether files say where their pictures come from
+    signer: Signer | None = None  # who signs that
 
 
 class Way:

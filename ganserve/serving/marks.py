@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def encoding(ask: "Ask", workers: "Workers") -> EncodeOptions:
     """How the results of ``ask`` are encoded; :class:`ganserve.errors.InvalidArgument` for a format that they cannot have."""
     origin = Origin(ask.model.name, ask.model.manifest.version) if workers.provenance else None
-    return ask.task.encoder.check(msgspec.structs.replace(ask.encode, origin=origin))
+    return ask.task.encoder.check(msgspec.structs.replace(ask.encode, origin=origin, signer=workers.signer))
 
 
 def marked(options: EncodeOptions, ask: "Ask", seeds: np.ndarray | None, row: int) -> EncodeOptions:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ganserve.codecs import Signer
 from ganserve.metrics import Metrics
 from ganserve.serving.batcher import Batcher
 from ganserve.serving.call import Ask, Call, Result, Workers
@@ -31,8 +32,12 @@ def latents_of(model: Model, task: LoadedTask, tensor: str, sources: Sequence[So
     return asyncio.run(compute())
 
 
-async def results_of(asks: Iterable[Ask], *, max_rows: int, device: str) -> AsyncGenerator[list[Result]]:
+async def results_of(
+    asks: Iterable[Ask], *, max_rows: int, device: str, provenance: bool = True, signer: Signer | None = None
+) -> AsyncGenerator[list[Result]]:
     """The results of each of ``asks``, in order, some of the asks (of at most ``max_rows`` rows each) under way at once. Close it.
+
+    ``provenance`` and ``signer`` say what files tell of themselves, as in a server's settings.
 
     An ask that is wrong raises :class:`ganserve.errors.InvalidArgument` after the results before it, and ends it.
     """
@@ -44,7 +49,8 @@ async def results_of(asks: Iterable[Ask], *, max_rows: int, device: str) -> Asyn
         for ask in asks:
             yield ask
 
-    async with _workers(max_rows=ASKS_AT_ONCE * max_rows, device=device) as workers:
+    rows = ASKS_AT_ONCE * max_rows
+    async with _workers(max_rows=rows, device=device, provenance=provenance, signer=signer) as workers:
         answers = in_order(each(), answer, window=ASKS_AT_ONCE, held=workers.metrics.stream_frames)
         async with contextlib.aclosing(answers):
             async for results in answers:
@@ -52,11 +58,13 @@ async def results_of(asks: Iterable[Ask], *, max_rows: int, device: str) -> Asyn
 
 
 @contextlib.asynccontextmanager
-async def _workers(*, max_rows: int, device: str) -> AsyncIterator[Workers]:
+async def _workers(
+    *, max_rows: int, device: str, provenance: bool = True, signer: Signer | None = None
+) -> AsyncIterator[Workers]:
     metrics = Metrics()
     executor = Executor(Batcher(max_rows=max_rows), metrics, device=device)
     try:
         with ThreadPoolExecutor(os.cpu_count() or 1, "encode") as pool:
-            yield Workers(executor, pool, metrics)
+            yield Workers(executor, pool, metrics, provenance=provenance, signer=signer)
     finally:
         await executor.close()

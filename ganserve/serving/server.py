@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from ganserve import inference
-from ganserve.codecs import PictureLimits
+from ganserve.codecs import PictureLimits, Signer
 from ganserve.errors import GanserveError
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
@@ -108,6 +108,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Who may reach what."""
     provenance: bool = True
     """Whether files of pictures say that a model made them, which one, and from which seed."""
+    signer: Signer | None = None
+    """Who signs that."""
     prompt_policy: tuple[PolicyChoice, ...] = ()
     """Who is asked whether a prompt is served."""
     log_prompts: bool = False
@@ -226,7 +228,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         executor = Executor(batcher, metrics, device=settings.models.device)
         stack.push_async_callback(executor.close)
         limits = PictureLimits(pixels=settings.max_picture_pixels, bytes=settings.max_request_bytes)
-        workers = Workers(executor, pool, metrics, limits, settings.provenance)
+        workers = Workers(executor, pool, metrics, limits, settings.provenance, settings.signer)
         max_rows = min(settings.max_rows, settings.queue_rows)
         generation = Generation(repository, workers, max_rows, settings.stream_frames)
         guard = Guard(load_policies(plugins, settings.prompt_policy), pool, settings.log_prompts)
