@@ -14,7 +14,7 @@ from ganserve import __version__
 from ganserve.statistics import Statistics
 
 if TYPE_CHECKING:
-    from ganserve.serving.batcher import Batch
+    from ganserve.serving.jobs import Batch
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -146,7 +146,7 @@ class Metrics:
         self.child(self.requests, model, task, code).inc()
         self.child(self.latency, model, task).observe(seconds)
         if version:
-            self.statistics.of(model, version).request(code == "OK", seconds)
+            self.statistics.of(model, version).request(code, seconds)
 
     def observe_call(self, model: str, version: int, rows: int, seconds: Mapping[str, float]) -> None:
         """Record a call that has given all its ``rows``, after these ``seconds`` by part."""

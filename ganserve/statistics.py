@@ -30,13 +30,13 @@ class Duration(msgspec.Struct):
 class Counts(msgspec.Struct):
     """One version of a model.
 
-    ``success`` and ``fail`` count requests over their whole time. ``queue`` and the three parts that follow count calls that gave all
+    ``success`` and ``failures``, these by their gRPC status, count requests over their whole time. ``queue`` and the three parts that follow count calls that gave all
     their rows; a batch that a call shared with others counts whole. ``rows`` are those of such calls. ``batches`` are by their size.
     ``last`` is when a call last ended, in seconds since 1970; 0 for never.
     """
 
     success: Duration = msgspec.field(default_factory=Duration)
-    fail: Duration = msgspec.field(default_factory=Duration)
+    failures: dict[str, Duration] = {}
     queue: Duration = msgspec.field(default_factory=Duration)
     compute_input: Duration = msgspec.field(default_factory=Duration)
     compute_infer: Duration = msgspec.field(default_factory=Duration)
@@ -45,9 +45,20 @@ class Counts(msgspec.Struct):
     batches: dict[int, Duration] = {}
     last: float = 0.0
 
-    def request(self, succeeded: bool, seconds: float) -> None:
-        """A request has ended."""
-        (self.success if succeeded else self.fail).add(seconds)
+    @property
+    def fail(self) -> Duration:
+        """All failures."""
+        failures = list(self.failures.values())
+        return Duration(sum(one.count for one in failures), sum(one.seconds for one in failures))
+
+    @property
+    def runs(self) -> int:
+        """All batches."""
+        return sum(duration.count for duration in list(self.batches.values()))
+
+    def request(self, code: str, seconds: float) -> None:
+        """A request has ended with the gRPC status ``code``."""
+        (self.success if code == "OK" else self.failures.setdefault(code, Duration())).add(seconds)
 
     def call(self, rows: int, seconds: Mapping[str, float]) -> None:
         """A call has given all its ``rows``, after these ``seconds`` by part."""
@@ -63,7 +74,7 @@ class Counts(msgspec.Struct):
 
 
 class Statistics:
-    """The counts of every model and version that was asked for. Used on the event loop only."""
+    """The counts of every model and version that was loaded or asked for. Written on the event loop; other threads may read."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], Counts] = {}

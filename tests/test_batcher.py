@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ganserve.errors import DeadlineExceeded, QueueFull
-from ganserve.serving.batcher import Arrays, Batch, Batcher, Job
+from ganserve.serving.batcher import Batcher
+from ganserve.serving.jobs import Arrays, Batch, Job, Line
 
 
 class Stage(msgspec.Struct, frozen=True, eq=False):
@@ -491,7 +492,7 @@ def test_lines_of_shapes_that_callers_chose_are_not_kept_without_end() -> None:
         batcher.submit(make_job(stage, 1, shape=(size,)), 0.0)
         batcher.ran(take(batcher), 0.1)
     gc.collect()
-    lines = [one for one in gc.get_objects() if type(one).__name__ == "_Line" and one.stage is stage]
+    lines = [one for one in gc.get_objects() if type(one) is Line and one.stage is stage]
     assert len(lines) <= 257
 
 
@@ -507,6 +508,6 @@ def test_stages_that_are_gone_are_forgotten_and_rows_that_wait_are_not() -> None
     waiting.line = None
     batcher.forget(lambda stage: stage is gone)
     gc.collect()
-    lines = [one.stage for one in gc.get_objects() if type(one).__name__ == "_Line"]
+    lines = [one.stage for one in gc.get_objects() if type(one) is Line]
     assert stays in lines
     assert gone not in lines

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ganserve.metrics import Metrics
-from ganserve.serving.batcher import Arrays, Batch, Batcher, Job
+from ganserve.serving.batcher import Batcher
 from ganserve.serving.executor import MOST_LOST, QUIET_YIELDS, Executor
+from ganserve.serving.jobs import Arrays, Batch, Job
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's affinity")
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import queue
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,14 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from ganserve import Client
-from ganserve.engines import Session
-from ganserve.serving.plan import LoadedGraph
 from ganserve.serving.policy import Lifecycle
 from ganserve.serving.service_oip import LOOK_SECONDS
 from ganserve.testing.echo import SIZE, image_of
 from ganserve.testing.server import Serving, serving
 
+from .gate import Gate, gate_before
+
 PATIENCE = 30.0
-
-
-class Gate:
-    """A real session whose runs wait while the gate is shut."""
-
-    def __init__(self, session: Session) -> None:
-        self.session, self.batch_invariant = session, session.batch_invariant
-        self.open = threading.Event()
-        self.open.set()
-
-    def upload(self, array: np.ndarray) -> Any:
-        return self.session.upload(array)
-
-    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> Mapping[str, Any]:
-        assert self.open.wait(PATIENCE)
-        return self.session.run(feeds, outputs)
-
-    def download(self, value: Any) -> np.ndarray:
-        return self.session.download(value)
-
-    def close(self) -> None:
-        self.open.set()
-        self.session.close()
 
 
 @pytest.fixture
@@ -63,13 +39,8 @@ def client(server: Serving) -> Iterator[triton.InferenceServerClient]:
 @pytest.fixture
 def gate(server: Serving) -> Iterator[Gate]:
     """A gate before ``synthesis``, shut."""
-    graphs = server.server.repository.get("echo").graphs
-    assert isinstance(graphs, dict)
-    found = Gate(graphs["synthesis"].session)
-    graphs["synthesis"] = LoadedGraph(graphs["synthesis"].graph, graphs["synthesis"].engine, found)
-    found.open.clear()
-    yield found
-    found.open.set()
+    with gate_before(server, "synthesis") as found:
+        yield found
 
 
 def entered(rows: int, level: float = 0.0) -> list[triton.InferInput]:
@@ -239,12 +210,11 @@ def test_deadlines_are_grpcs_or_the_requests_own(
 
 
 def test_a_full_queue_says_when_to_come_back(echo: Path) -> None:
-    with serving(echo, queue_rows=4) as small, triton.InferenceServerClient(small.address) as client:
-        graphs = small.server.repository.get("echo").graphs
-        assert isinstance(graphs, dict)
-        gate = Gate(graphs["synthesis"].session)
-        graphs["synthesis"] = LoadedGraph(graphs["synthesis"].graph, "onnxruntime", gate)
-        gate.open.clear()
+    with (
+        serving(echo, queue_rows=4) as small,
+        triton.InferenceServerClient(small.address) as client,
+        gate_before(small, "synthesis") as gate,
+    ):
         heard = Heard()
         client.async_infer("echo", entered(1), heard, parameters=SAMPLE)
         until(lambda: metric(small, "ganserve_in_flight_requests") == 1)

@@ -18,10 +18,11 @@ from ganserve.engines import Session
 from ganserve.errors import EngineError, InvalidArgument, QueueFull
 from ganserve.metrics import Metrics
 from ganserve.plugins import installed
-from ganserve.serving.batcher import Arrays, Batcher
+from ganserve.serving.batcher import Batcher
 from ganserve.serving.call import SEED, Ask, Way, Workers
 from ganserve.serving.executor import Executor
 from ganserve.serving.inversion import Found, InvertAsk, Search
+from ganserve.serving.jobs import Arrays
 from ganserve.serving.lookout import PENDING, Progress
 from ganserve.serving.model import Model, Settings, load_model
 from ganserve.serving.plan import LoadedGraph

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ganserve.errors import DeadlineExceeded, EngineError, QueueFull
-from ganserve.serving.batcher import Batch, Slice
+from ganserve.serving.jobs import Batch, Slice
 from ganserve.serving.plan import Stage
 from ganserve.serving.sharing import Sharing, Wish
 

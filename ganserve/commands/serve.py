@@ -33,6 +33,7 @@ LEVELS = ("debug", "info", "warning", "error")
     show_default=True,
     help="HTTP port of /metrics; 0: a free one, -1: none.",
 )
+@click.option("--triton-metrics", is_flag=True, help="Tell the metrics by Triton's names too (nv_inference_*).")
 @access_options
 @click.option(
     "--engine",
@@ -147,6 +148,7 @@ def command(
     host: str,
     port: int,
     metrics_port: int,
+    triton_metrics: bool,
     access: "Access",
     connections: "Connections",
     engines: tuple[str, ...],
@@ -203,6 +205,7 @@ def command(
         host=host,
         port=port,
         metrics_port=None if metrics_port < 0 else metrics_port,
+        triton_metrics=triton_metrics,
         models=Settings(
             engines=tuple(engine_of(text) for text in engines),
             device=device,

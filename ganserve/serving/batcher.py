@@ -16,17 +16,11 @@ import heapq
 import itertools
 import math
 import threading
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Protocol
-
-import msgspec
-import numpy as np
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 
 from ganserve.errors import DeadlineExceeded, QueueFull, RequestError
-from ganserve.serving.pace import Pace
-
-Arrays = Mapping[str, np.ndarray]
+from ganserve.serving.jobs import Batch, Job, Line, Slice, Stage
 
 _MAX_LINES = 256
 """Empty lines are kept for their timings, but not without end: row shapes may be the caller's choice."""
@@ -34,163 +28,7 @@ _MAX_LINES = 256
 _URGENT_IN_A_ROW = 3
 """How often urgency may decide before fairness does once."""
 
-Failures = list[tuple["Job", RequestError]]
-
-
-class Stage(Protocol):
-    """What rows wait for: graphs that run as one batch. Compared by identity."""
-
-    @property
-    def model(self) -> str:
-        """The model's name, for metrics."""
-
-    @property
-    def version(self) -> int:
-        """The model's version, for metrics."""
-
-    @property
-    def engine(self) -> str:
-        """The engine's name, for metrics."""
-
-    @property
-    def max_rows(self) -> int:
-        """The most rows of one batch."""
-
-    def run(self, feeds: Arrays) -> Arrays:
-        """Run the stage on a batch; every array has the rows first."""
-
-
-class Job:
-    """Rows of one request that wait for one stage.
-
-    ``deliver(start, outputs, batch)`` gets the rows ``start ..`` of the job as they are made, possibly out of order over several
-    batches; ``fail(error)`` is called at most once, and nothing is delivered after it. ``cancelled`` is the batcher's word for
-    "take no more rows", ``ended`` the executor's for "tell no more". ``most_rows`` is what a batch of these shapes may have at most.
-    """
-
-    __slots__ = (
-        "caller",
-        "cancelled",
-        "deadline",
-        "deliver",
-        "ended",
-        "fail",
-        "feeds",
-        "line",
-        "most_rows",
-        "number",
-        "rows",
-        "stage",
-        "submitted",
-        "taken",
-    )
-
-    def __init__(
-        self,
-        stage: Stage,
-        feeds: Arrays,
-        *,
-        rows: int,
-        caller: Hashable,
-        deliver: Callable[[int, Arrays, "Batch"], None],
-        fail: Callable[[Exception], None],
-        deadline: float = math.inf,
-        most_rows: int | None = None,
-    ) -> None:
-        self.stage, self.feeds, self.rows, self.caller = stage, feeds, rows, caller
-        self.deliver, self.fail, self.deadline = deliver, fail, deadline
-        self.taken, self.most_rows = 0, most_rows or stage.max_rows
-        self.cancelled = self.ended = False
-        self.submitted, self.number = 0.0, 0
-        self.line: _Line | None = None
-
-    @property
-    def waiting(self) -> int:
-        """The rows that no batch has taken yet."""
-        return 0 if self.cancelled else self.rows - self.taken
-
-
-class Slice(msgspec.Struct, frozen=True):
-    """The rows ``start`` to ``stop`` (excluded) of a job."""
-
-    job: Job
-    start: int
-    stop: int
-
-
-class Batch(msgspec.Struct, eq=False):
-    """Rows that run together. ``seconds`` is set by the executor when they have run."""
-
-    line: "_Line"
-    slices: Sequence[Slice]
-    rows: int
-    taken: float
-    seconds: float = 0.0
-
-    @property
-    def stage(self) -> Stage:
-        """What the rows run through."""
-        return self.line.stage
-
-    def feeds(self) -> Arrays:
-        """The rows' inputs, concatenated; without a copy where one job fills the batch."""
-        parts = [_cut(piece.job.feeds, piece.start, piece.stop, piece.job.rows) for piece in self.slices]
-        if len(parts) == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def split(self, outputs: Arrays) -> Iterator[tuple[Slice, Arrays]]:
-        """Each slice with its rows of ``outputs``."""
-        offset = 0
-        for piece in self.slices:
-            end = offset + piece.stop - piece.start
-            yield piece, _cut(outputs, offset, end, self.rows)
-            offset = end
-
-    def singles(self) -> Iterator["Batch"]:
-        """One batch for each row, to find the row that broke this one."""
-        for piece in self.slices:
-            for row in range(piece.start, piece.stop):
-                yield Batch(self.line, (Slice(piece.job, row, row + 1),), 1, self.taken)
-
-
-class _Line:
-    """The jobs that wait for one stage with one set of row shapes."""
-
-    __slots__ = ("callers", "due", "hurried", "jobs", "most_rows", "pace", "served", "stage", "waiting")
-
-    def __init__(self, stage: Stage, most_rows: int) -> None:
-        self.stage, self.most_rows, self.pace = stage, most_rows, Pace(most_rows)
-        self.callers: dict[Hashable, deque[Job]] = {}
-        self.due: list[tuple[float, int, Job]] = []
-        self.jobs = 0
-        self.waiting = 0
-        self.hurried = 0
-        self.served = 0.0
-
-    def add(self, job: Job) -> None:
-        """Append ``job`` behind its caller's others."""
-        # Jobs that ran early or were cancelled leave when they surface; under a load that never ends they would pile up.
-        if max(self.jobs, len(self.due)) > 64 + 2 * self.waiting:
-            self._prune()
-        self.jobs += 1
-        self.waiting += job.rows
-        self.callers.setdefault(job.caller, deque()).append(job)
-        if job.deadline < math.inf:
-            heapq.heappush(self.due, (job.deadline, job.number, job))
-
-    def clear(self) -> None:
-        """Let go of jobs that have nothing waiting; for a line that has none that does."""
-        self.callers.clear()
-        self.due.clear()
-        self.jobs = self.hurried = 0
-
-    def _prune(self) -> None:
-        kept = {caller: deque(job for job in jobs if job.waiting) for caller, jobs in self.callers.items()}
-        self.callers = {caller: jobs for caller, jobs in kept.items() if jobs}
-        self.jobs = sum(map(len, self.callers.values()))
-        self.due = [entry for entry in self.due if entry[2].waiting]
-        heapq.heapify(self.due)
+Failures = list[tuple[Job, RequestError]]
 
 
 class Batcher:
@@ -200,7 +38,7 @@ class Batcher:
         """``max_rows`` bounds the rows that wait, ``max_bytes`` what is held for them; a request beyond is refused, never queued without end."""
         self.max_rows, self.max_bytes = max_rows, max_bytes
         self._held = 0
-        self._lines: dict[Hashable, _Line] = {}
+        self._lines: dict[Hashable, Line] = {}
         self._waiting = 0
         self._served = 0.0
         self._hurried = 0
@@ -241,7 +79,7 @@ class Batcher:
             key = (job.stage, *((name, array.shape[1:]) for name, array in job.feeds.items()))
             line = self._lines.get(key)
             if line is None:
-                line = self._lines[key] = _Line(job.stage, job.most_rows)
+                line = self._lines[key] = Line(job.stage, job.most_rows)
             if not line.waiting:
                 # A line that was empty gets no credit for the time it did not ask for.
                 line.served = max(line.served, self._served)
@@ -259,13 +97,16 @@ class Batcher:
     def clear(self) -> list[Job]:
         """Forget every row that waits; the jobs they were of, which have not been told."""
         with self._lock:
-            jobs = [
-                job for line in self._lines.values() for jobs in line.callers.values() for job in jobs if job.waiting
-            ]
+            jobs = list(self._jobs())
             for job in jobs:
                 self._drop(job)
             self._tidy()
             return jobs
+
+    def pending(self) -> Counter[tuple[str, int]]:
+        """How many jobs have rows that wait, by their model and version: counted anew, for who asks now and then."""
+        with self._lock:
+            return Counter((job.stage.model, job.stage.version) for job in self._jobs())
 
     def forget(self, owns: Callable[[Stage], bool]) -> None:
         """Let go of the stages that are somebody's, for which no row will come any more."""
@@ -306,6 +147,10 @@ class Batcher:
     def _drain_seconds(self) -> float:
         return max(0.05, min(sum(line.pace.needs(line.waiting) for line in self._lines.values()), 30.0))
 
+    def _jobs(self) -> Iterator[Job]:
+        """The jobs of which rows wait."""
+        return (job for line in self._lines.values() for jobs in line.callers.values() for job in jobs if job.waiting)
+
     def _drop(self, job: Job) -> int:
         saved = job.waiting
         job.cancelled = True
@@ -313,7 +158,7 @@ class Batcher:
             self._left(job.line, saved)
         return saved
 
-    def _left(self, line: _Line, rows: int) -> None:
+    def _left(self, line: Line, rows: int) -> None:
         line.waiting -= rows
         self._waiting -= rows
 
@@ -324,7 +169,7 @@ class Batcher:
         if len(self._lines) > _MAX_LINES:
             self._lines = {key: kept for key, kept in self._lines.items() if kept.waiting}
 
-    def _expire(self, line: _Line, now: float, failed: Failures) -> None:
+    def _expire(self, line: Line, now: float, failed: Failures) -> None:
         """Fail the jobs at the head of ``line.due`` that are late; what lies behind them is judged when its turn comes."""
         while line.due and (not line.due[0][2].waiting or self._is_late(line.due[0][2], now, failed)):
             heapq.heappop(line.due)
@@ -343,7 +188,7 @@ class Batcher:
         failed.append((job, DeadlineExceeded(f"{late}; allow more time or ask for fewer rows")))
         return True
 
-    def _choose(self, lines: list[_Line], now: float) -> _Line:
+    def _choose(self, lines: list[Line], now: float) -> Line:
         horizon = now + sum(line.pace.estimate(min(line.waiting, line.most_rows)) for line in lines)
         urgent = [line for line in lines if line.due and line.due[0][0] <= horizon]
         if urgent and self._hurried < _URGENT_IN_A_ROW:
@@ -352,7 +197,7 @@ class Batcher:
         self._hurried = 0
         return min(lines, key=lambda line: line.served)
 
-    def _slices(self, line: _Line, now: float, failed: Failures) -> list[Slice]:
+    def _slices(self, line: Line, now: float, failed: Failures) -> list[Slice]:
         """Rows for one batch, taken; empty if all that waited was late."""
         room = line.most_rows
         slices: list[Slice] = []
@@ -392,9 +237,3 @@ class Batcher:
             slices.append(Slice(job, job.taken, job.taken + count))
         job.taken += count
         return count
-
-
-def _cut(arrays: Arrays, start: int, stop: int, rows: int) -> Arrays:
-    if start == 0 and stop == rows:
-        return arrays
-    return {name: array[start:stop] for name, array in arrays.items()}

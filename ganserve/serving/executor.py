@@ -19,7 +19,8 @@ from functools import partial
 
 from ganserve.errors import Unavailable
 from ganserve.metrics import Metrics
-from ganserve.serving.batcher import Arrays, Batch, Batcher, Job
+from ganserve.serving.batcher import Batcher
+from ganserve.serving.jobs import Arrays, Batch, Job
 from ganserve.serving.sharing import Sharing
 
 log = logging.getLogger(__name__)

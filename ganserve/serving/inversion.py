@@ -19,8 +19,8 @@ from ganserve.codecs import Frame, Media
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.quality import Quality, quality_of
 from ganserve.serving.access import charge
-from ganserve.serving.batcher import Arrays
 from ganserve.serving.call import SEED, Ask, Way, Workers
+from ganserve.serving.jobs import Arrays
 from ganserve.serving.lookout import Lookout, Progress
 from ganserve.serving.marks import encoding
 from ganserve.serving.model import LoadedTask

@@ -61,6 +61,7 @@ class Loader:
         # There from the start, at 0: Prometheus sees no increase in a series that begins with its first event.
         self._metrics.unloads.labels(model.name)
         self._metrics.reload_failures.labels(model.name)
+        self._metrics.statistics.of(*named)
         self._metrics.load_time.labels(model.name).observe(time.monotonic() - started)
         return model
 

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from ganserve.codecs import Media
-from ganserve.serving.batcher import Arrays
+from ganserve.serving.jobs import Arrays
 from ganserve.serving.plan import LoopSegment
 from ganserve.serving.runner import Watch
 

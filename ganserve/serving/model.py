@@ -16,7 +16,7 @@ from ganserve.codecs import Decoder, Encoder, PictureDecoder, PromptDecoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, GoldenError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
-from ganserve.serving import batcher
+from ganserve.serving import jobs
 from ganserve.serving.edits import EditSegment, LoadedDirection
 from ganserve.serving.plan import LoadedGraph, Plan, Segment, Stage, decodable, make_plan
 from ganserve.spec import Task, Tensor, tensors_of
@@ -141,7 +141,7 @@ class Model:
             self._unused = asyncio.Event()
             await self._unused.wait()
 
-    def owns(self, stage: batcher.Stage) -> bool:
+    def owns(self, stage: jobs.Stage) -> bool:
         """Whether ``stage`` runs graphs of this model."""
         return isinstance(stage, Stage) and any(
             run.loaded is loaded for run in stage.runs for loaded in self.graphs.values()

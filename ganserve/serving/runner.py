@@ -13,9 +13,9 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from ganserve.serving.batcher import Arrays, Batch, Job
 from ganserve.serving.edits import EditSegment
 from ganserve.serving.executor import Executor
+from ganserve.serving.jobs import Arrays, Batch, Job
 from ganserve.serving.plan import LoopSegment, Plan, Stage
 from ganserve.serving.sharing import Wish
 

@@ -50,6 +50,7 @@ from ganserve.serving.service_text import Text
 from ganserve.serving.tls import server_credentials
 from ganserve.serving.traffic import Traffic
 from ganserve.serving.watch import watch
+from ganserve.triton_metrics import TritonMetrics
 from ganserve.v1 import (
     generation_pb2,
     generation_pb2_grpc,
@@ -84,6 +85,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8001
     metrics_port: int | None = 8002
+    triton_metrics: bool = False
+    """Whether the metrics are also told by the names that Triton has for them."""
     models: Settings = Settings()
     lifecycle: Lifecycle = Lifecycle()
     max_rows: int = 1024
@@ -221,6 +224,8 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
     )
     metrics.engine_preferred.labels(settings.models.engines[0].name).set(1)
     metrics.watch_queue(settings.models.device, lambda: batcher.waiting)
+    if settings.triton_metrics:
+        metrics.registry.register(TritonMetrics(metrics.statistics, batcher.pending))
     server = Server(settings, repository, Traffic(metrics))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(repository.close)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from ganserve.errors import DeadlineExceeded
-from ganserve.serving.batcher import Arrays, Batch, Job
+from ganserve.serving.jobs import Arrays, Batch, Job
 from ganserve.serving.plan import Stage
 
 Key: TypeAlias = tuple[Hashable, ...]

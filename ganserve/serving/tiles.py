@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from ganserve.errors import EngineError, InvalidArgument
-from ganserve.serving.batcher import Arrays
+from ganserve.serving.jobs import Arrays
 from ganserve.serving.model import LoadedTask
 from ganserve.serving.plan import GraphRun, Plan, Stage
 from ganserve.serving.runner import Piece

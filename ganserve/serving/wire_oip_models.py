@@ -76,7 +76,7 @@ def statistics_of(name: str, version: int, counts: Counts) -> pb.ModelStatistics
         version=str(version),
         last_inference=round(counts.last * 1e3),
         inference_count=counts.rows,
-        execution_count=sum(duration.count for duration in counts.batches.values()),
+        execution_count=counts.runs,
         inference_stats=pb.InferStatistics(
             success=_duration(counts.success),
             fail=_duration(counts.fail),
