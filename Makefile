@@ -19,7 +19,7 @@ help:           ## list the targets
 	@touch $@
 
 .venv/.dev: .venv/.serve $(addsuffix /pyproject.toml,$(PROJECTS:/=))
-	$(PIP) --no-build-isolation --editable '.[cpu,openvino,rtx,remote,jwt,dev]' $(EDITABLE)
+	$(PIP) --no-build-isolation --editable '.[cpu,openvino,rtx,remote,jwt,otel,dev]' $(EDITABLE)
 	@touch $@
 
 # helm and checkov, which the tests of deploy/ run. checkov's pins and ours exclude each other, so it has an environment of its own.

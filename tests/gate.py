@@ -21,12 +21,15 @@ class Gate:
         self.session, self.batch_invariant = session, session.batch_invariant
         self.open = threading.Event()
         self.open.set()
+        self.waiting = 0
 
     def upload(self, array: np.ndarray) -> Any:
         return self.session.upload(array)
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> Mapping[str, Any]:
+        self.waiting += 1
         assert self.open.wait(PATIENCE)
+        self.waiting -= 1
         return self.session.run(feeds, outputs)
 
     def download(self, value: Any) -> np.ndarray:
@@ -45,5 +48,7 @@ def gate_before(server: Serving, graph: str, model: str = "echo") -> Iterator[Ga
     found = Gate(graphs[graph].session)
     graphs[graph] = LoadedGraph(graphs[graph].graph, graphs[graph].engine, found)
     found.open.clear()
-    yield found
-    found.open.set()
+    try:
+        yield found
+    finally:
+        found.open.set()

@@ -34,6 +34,17 @@ LEVELS = ("debug", "info", "warning", "error")
     help="HTTP port of /metrics; 0: a free one, -1: none.",
 )
 @click.option("--triton-metrics", is_flag=True, help="Tell the metrics by Triton's names too (nv_inference_*).")
+@click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    help="Send traces of calls to this OpenTelemetry collector, such as http://localhost:4317 [none].",
+)
+@click.option(
+    "--otlp-sample",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="How many of the calls whose callers leave it open are traced, 0 to 1 [all].",
+)
 @access_options
 @click.option(
     "--engine",
@@ -149,6 +160,8 @@ def command(
     port: int,
     metrics_port: int,
     triton_metrics: bool,
+    otlp_endpoint: str | None,
+    otlp_sample: float | None,
     access: "Access",
     connections: "Connections",
     engines: tuple[str, ...],
@@ -206,6 +219,7 @@ def command(
         port=port,
         metrics_port=None if metrics_port < 0 else metrics_port,
         triton_metrics=triton_metrics,
+        otlp=_otlp(otlp_endpoint, otlp_sample),
         models=Settings(
             engines=tuple(engine_of(text) for text in engines),
             device=device,
@@ -242,6 +256,20 @@ def _run(server: Coroutine[Any, Any, None]) -> None:
         asyncio.run(server)
     else:
         run(server)
+
+
+def _otlp(endpoint: str | None, sample: float | None):  # type: ignore[no-untyped-def]
+    from ganserve.errors import SpecError
+    from ganserve.serving.tracing import Otlp
+
+    if endpoint is None:
+        if sample is not None:
+            raise click.UsageError("--otlp-sample needs --otlp-endpoint")
+        return None
+    try:
+        return Otlp(endpoint=endpoint, sample=sample)
+    except SpecError as error:
+        raise click.BadParameter(str(error), param_hint="--otlp-endpoint") from error
 
 
 def _versions(text: str):  # type: ignore[no-untyped-def]

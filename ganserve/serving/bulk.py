@@ -10,9 +10,10 @@ from ganserve.bulk import DIGITS, Part, Run
 from ganserve.bulk_files import Store, Writer
 from ganserve.codecs import EncodeOptions, Signer
 from ganserve.errors import InvalidArgument
-from ganserve.serving.call import SEED, Ask, Result
+from ganserve.serving.call import SEED, Ask
 from ganserve.serving.model import Model
 from ganserve.serving.offline import results_of
+from ganserve.serving.results import Result
 
 ENDINGS = {"npy-float": "npy", "jpeg": "jpg"}
 """File name endings of formats that are not called like them."""

@@ -20,8 +20,10 @@ from ganserve.serving.executor import Executor
 from ganserve.serving.marks import encoding, marked
 from ganserve.serving.model import LoadedTask, Model
 from ganserve.serving.pictures import Reader
-from ganserve.serving.plan import LoopSegment, Plan, known_shapes
+from ganserve.serving.plan import LoopSegment, Plan
+from ganserve.serving.results import Result, Results
 from ganserve.serving.runner import Flow, Piece, Times
+from ganserve.serving.shapes import known_shapes
 from ganserve.serving.tiles import Tiling, tiling
 
 SEED = "seed"
@@ -53,14 +55,6 @@ class Ask(msgspec.Struct, kw_only=True):
     """By value, who reads a picture that other asks have too; the others are the call's own."""
     caller: Hashable = None
     deadline: float = math.inf
-
-
-class Result(msgspec.Struct, frozen=True, eq=False):
-    """One finished row: its number, its media, and the tensors asked for."""
-
-    row: int
-    media: Media
-    tensors: Mapping[str, np.ndarray]
 
 
 class Workers(msgspec.Struct, frozen=True):
@@ -200,7 +194,7 @@ class Call:
             return
         started = time.monotonic()
         pictures = await asyncio.gather(*[self._picture(name) for name in self._unread])
-        self.decode_seconds += time.monotonic() - started
+        self.decode_seconds += self._way.times.took("decode", started, time.monotonic())
         for name, picture in zip(self._unread, pictures, strict=True):
             self._tensors[name] = picture.pixels[None]
             self.frames[self._ask.task.pictures[name].value] = picture.frame
@@ -209,7 +203,9 @@ class Call:
     def decode(self) -> dict[str, np.ndarray]:
         """What codecs make of the values; :class:`InvalidArgument` for those that none accepts. Once: :meth:`results` asks again."""
         if self._decoded is None:
+            started = time.monotonic()
             self._decoded = self._way.decode(self._tensors)
+            self._way.times.took("decode", started, time.monotonic())
         return self._decoded
 
     def give(self, tensor: str, rows: np.ndarray) -> None:
@@ -259,7 +255,7 @@ class Call:
         told = {"queue": times.queue, "engine": times.engine, "encode": self.encode_seconds, "total": total}
         return {"decode": self.decode_seconds} | told if self.frames else told
 
-    def results(self) -> "Results":
+    def results(self) -> Results:
         """The rows in order, each as soon as it and those before it are there. Close it when the caller goes.
 
         Raises :class:`QueueFull` before anything is decoded, :class:`InvalidArgument` for values that no codec accepts.
@@ -298,7 +294,7 @@ class Call:
             media = self._encode_rows(piece)
         else:
             media = await self._in_pool(self._encode_rows, piece)
-        self.encode_seconds += time.monotonic() - started
+        self.encode_seconds += self._way.times.took("encode", started, time.monotonic())
         self._count(piece, media)
         returns = self._ask.returns
         return [
@@ -360,41 +356,3 @@ class Call:
         left, top, right, bottom = frame.box
         width, height = frame.canvas
         return (-(-(bottom - top) * shape[0] // height), -(-(right - left) * shape[1] // width), *shape[2:])
-
-
-class Results:
-    """The rows of a call in their order: iterate it once, and close it."""
-
-    # No generator: an event loop keeps account of each, which costs a small call more than all of this does.
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._flow: Flow | None = None
-        self._ready: dict[int, Result] = {}
-        self._wanted = 0
-
-    def __aiter__(self) -> "Results":
-        return self
-
-    async def __anext__(self) -> Result:
-        """The next row; what :meth:`Call.results` raises, before the first. Closes when anything ends it."""
-        try:
-            if self._flow is None:
-                self._flow = await self._call._begin()
-                self._flow.pieces()
-            while self._wanted not in self._ready:
-                for result in await self._call._finish(await anext(self._flow)):
-                    self._ready[result.row] = result
-        except BaseException as error:
-            if isinstance(error, StopAsyncIteration):
-                self._call._done()
-            await self.aclose()
-            raise
-        self._wanted += 1
-        return self._ready.pop(self._wanted - 1)
-
-    async def aclose(self) -> None:
-        """Drop the rows that still wait, and give back the room of pictures."""
-        if self._flow is not None:
-            self._flow.cancel()
-        self._call.close()

@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 
 from ganserve.errors import InvalidArgument, Violation
-from ganserve.serving.call import SEED, Ask, Call, Result, Way, Workers
+from ganserve.serving.call import SEED, Ask, Call, Way, Workers
 from ganserve.serving.model import LoadedTask
+from ganserve.serving.results import Result
 from ganserve.serving.runner import Flow, Times
 from ganserve.serving.told import told_by
 

@@ -47,13 +47,14 @@ class Executor:
         *,
         device: str = "cpu",
         clock: Callable[[], float] = time.monotonic,
+        traced: bool = False,
     ) -> None:
-        """Start the thread; must be called on the running event loop."""
+        """Start the thread; must be called on the running event loop. ``traced`` has batches tell when each of their graphs ran."""
         self.batcher = batcher
         self.device = device
         self.clock = clock
         self.sharing = Sharing(self)
-        self._metrics = metrics
+        self._metrics, self._traced = metrics, traced
         self._loop = asyncio.get_running_loop()
         self._wake = threading.Condition()
         self._closing = False
@@ -145,11 +146,22 @@ class Executor:
     def _attempt(self, batch: Batch) -> Arrays | Exception:
         started = self.clock()
         try:
-            return batch.stage.run(batch.feeds())
+            if not self._traced:
+                return batch.stage.run(batch.feeds())
+            return self._traced_run(batch, started)
         except Exception as error:
             return error
         finally:
             self.batcher.ran(batch, self.clock() - started)
+
+    def _traced_run(self, batch: Batch, started: float) -> Arrays:
+        ends: list[tuple[str, float]] = []
+        outputs = batch.stage.run(batch.feeds(), lambda graph: ends.append((graph, self.clock())))
+        # Fetching the outputs is the last graph's, which may have been at work until then.
+        ends[-1] = ends[-1][0], self.clock()
+        begins = (started, *(end for _, end in ends))
+        batch.graphs = [(graph, begin, end) for begin, (graph, end) in zip(begins, ends, strict=False)]
+        return outputs
 
     def _hand_over(self, delivery: Callable[[], None]) -> None:
         self._deliveries.append(delivery)

@@ -7,6 +7,7 @@ of any other exception it gets an id, under which the log has the traceback.
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -25,12 +26,16 @@ from ganserve.errors import (
 )
 from ganserve.serving.access import Gate, Guard
 from ganserve.serving.methods import METHODS, Kind
+from ganserve.serving.tracing import Metadata
 from ganserve.serving.traffic import Traffic, Watch
 
 LONGEST_PUSHBACK = 5.0
 """Seconds for which gRPC's own retries wait at most. A client that must wait longer is better told so than kept until its deadline."""
 
 Parse: TypeAlias = Callable[[bytes], Message]
+
+Start: TypeAlias = Callable[[Metadata], Watch]
+"""Begins to watch a call of one method, with what gives its metadata."""
 
 # A status travels in a trailer, of which clients accept 8 KiB, and takes up to three times its length there.
 _MESSAGE_BYTES, _FIELD_BYTES, _DESCRIPTION_BYTES = 800, 80, 240
@@ -80,33 +85,34 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if (handler := await continuation(details)) is None:
             return None
         health = METHODS.get(details.method) is Kind.HEALTH
-        found = handler if health else self._wrap(handler, self._gate.guard(details.method))
+        found = handler if health else self._wrap(handler, details.method)
         self._handlers[details.method] = found
         return found
 
-    def _wrap(self, handler: Any, guard: Guard | None) -> Any:
+    def _wrap(self, handler: Any, method: str) -> Any:
+        start, guard = partial(self._traffic.start, method.removeprefix("/")), self._gate.guard(method)
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._both_streaming(handler.stream_stream, handler.request_deserializer, guard),
+                self._both_streaming(handler.stream_stream, handler.request_deserializer, start, guard),
                 response_serializer=handler.response_serializer,
             )
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(handler.unary_stream, handler.request_deserializer, guard),
+                self._streaming(handler.unary_stream, handler.request_deserializer, start, guard),
                 response_serializer=handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler.unary_unary, handler.request_deserializer, guard),
+            self._unary(handler.unary_unary, handler.request_deserializer, start, guard),
             response_serializer=handler.response_serializer,
         )
 
     # All parse the request themselves: gRPC would log a traceback for bytes that are none, and call them UNKNOWN.
 
     def _unary(
-        self, inner: Callable[..., Awaitable[Message]], parse: Parse, guard: Guard | None
+        self, inner: Callable[..., Awaitable[Message]], parse: Parse, start: Start, guard: Guard | None
     ) -> Callable[..., Awaitable[Message]]:
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> Message:
-            watch = self._traffic.start()
+            watch = start(context.invocation_metadata)
             try:
                 self._traffic.check_open()
                 if guard is not None:
@@ -121,26 +127,30 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return call
 
     def _streaming(
-        self, inner: Callable[..., AsyncGenerator[Message]], parse: Parse, guard: Guard | None
+        self, inner: Callable[..., AsyncGenerator[Message]], parse: Parse, start: Start, guard: Guard | None
     ) -> Callable[..., Awaitable[None]]:
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> None:
-            await self._write(lambda: inner(_parsed(parse, data), context), context, guard)
+            await self._write(lambda: inner(_parsed(parse, data), context), context, start, guard)
 
         return call
 
     def _both_streaming(
-        self, inner: Callable[..., AsyncGenerator[Message]], parse: Parse, guard: Guard | None
+        self, inner: Callable[..., AsyncGenerator[Message]], parse: Parse, start: Start, guard: Guard | None
     ) -> Callable[..., Awaitable[None]]:
         async def call(_: Any, context: grpc.aio.ServicerContext) -> None:
-            await self._write(lambda: inner(_messages(parse, context), context), context, guard)
+            await self._write(lambda: inner(_messages(parse, context), context), context, start, guard)
 
         return call
 
     async def _write(
-        self, inner: Callable[[], AsyncGenerator[Message]], context: grpc.aio.ServicerContext, guard: Guard | None
+        self,
+        inner: Callable[[], AsyncGenerator[Message]],
+        context: grpc.aio.ServicerContext,
+        start: Start,
+        guard: Guard | None,
     ) -> None:
         # Writes instead of yielding: gRPC leaves a generator whose caller has gone to the garbage collector.
-        watch = self._traffic.start()
+        watch = start(context.invocation_metadata)
         try:
             self._traffic.check_open()
             if guard is not None:

@@ -200,7 +200,7 @@ class Search:
         task = self._ask.task
         picture = await self._reader.read(task.tensors[name], task.pictures[name], given)
         self.frame = picture.frame
-        self._decode_seconds = self._clock() - started
+        self._decode_seconds = self._seeking.times.took("decode", started, self._clock())
         return picture.pixels
 
     async def _best(self, tensors: Arrays) -> int:
@@ -255,7 +255,7 @@ class Search:
 
         started = self._clock()
         media, quality = await self._in_pool(work)
-        self._encode_seconds += self._clock() - started
+        self._encode_seconds += self._seeking.times.took("encode", started, self._clock())
         metrics, model = self._workers.metrics, self._ask.model.name
         metrics.child(metrics.images, model).inc()
         metrics.child(metrics.pixels, model).inc(picture.shape[0] * picture.shape[1])
@@ -268,7 +268,7 @@ class Search:
             return progress
         started = self._clock()
         media = await self._in_pool(self._encode, preview)
-        self._encode_seconds += self._clock() - started
+        self._encode_seconds += self._seeking.times.took("encode", started, self._clock())
         return msgspec.structs.replace(progress, preview=media)
 
     def _encode(self, picture: np.ndarray) -> Media:

@@ -33,8 +33,8 @@ class Stage(Protocol):
     def max_rows(self) -> int:
         """The most rows of one batch."""
 
-    def run(self, feeds: Arrays) -> Arrays:
-        """Run the stage on a batch; every array has the rows first."""
+    def run(self, feeds: Arrays, ran: Callable[[str], None] | None = None) -> Arrays:
+        """Run the stage on a batch; every array has the rows first. ``ran`` is told each graph's name when it has run."""
 
 
 class Job:
@@ -96,13 +96,17 @@ class Slice(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, eq=False):
-    """Rows that run together. ``seconds`` is set by the executor when they have run."""
+    """Rows that run together. ``seconds`` is set by the executor when they have run.
+
+    So are the ``graphs``, if calls are traced: their names, and when each began and ended.
+    """
 
     line: "Line"
     slices: Sequence[Slice]
     rows: int
     taken: float
     seconds: float = 0.0
+    graphs: list[tuple[str, float, float]] = []
 
     @property
     def stage(self) -> Stage:

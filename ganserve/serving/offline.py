@@ -11,11 +11,12 @@ import numpy as np
 from ganserve.codecs import Signer
 from ganserve.metrics import Metrics
 from ganserve.serving.batcher import Batcher
-from ganserve.serving.call import Ask, Call, Result, Workers
+from ganserve.serving.call import Ask, Call, Workers
 from ganserve.serving.compose import Points, Source
 from ganserve.serving.executor import Executor
 from ganserve.serving.frames import in_order
 from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.results import Result
 
 ASKS_AT_ONCE = 4
 """How many asks are under way together, so that the engine has rows while those of another are encoded."""

@@ -5,7 +5,7 @@ which their rows meet.
 """
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -71,14 +71,19 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
         areas = {name: math.prod(feeds[name].shape[1:3]) for name in self.max_pixels}
         return max(1, min([self.max_rows, *(most // areas[name] for name, most in self.max_pixels.items())]))
 
-    def run(self, feeds: Arrays) -> Arrays:
-        """Run the graphs on ``feeds`` (every tensor of ``reads``, rows first) and fetch the tensors of ``gives``."""
+    def run(self, feeds: Arrays, ran: Callable[[str], None] | None = None) -> Arrays:
+        """Run the graphs on ``feeds`` (every tensor of ``reads``, rows first) and fetch the tensors of ``gives``.
+
+        ``ran`` is told the name of each graph when it has run; an engine that only queues its work may still be at it.
+        """
         first = self.runs[0].loaded.session
         values = {name: first.upload(np.ascontiguousarray(array)) for name, array in feeds.items()}
         for step in self.runs:
             wanted = step.outputs
             made = step.loaded.session.run({port: values[name] for port, name in step.inputs.items()}, tuple(wanted))
             values.update({wanted[port]: value for port, value in made.items()})
+            if ran is not None:
+                ran(step.loaded.graph.name)
         made_of = self.runs[-1].loaded.session
         outputs = {name: made_of.download(values[name]) for name in self.gives}
         rows = len(feeds[self.reads[0]])
@@ -193,46 +198,6 @@ def make_plan(
         bit_exact=all(loaded.session.batch_invariant for loaded in ways),
         edits=frozenset(edits),
     )
-
-
-def known_shapes(
-    plan: Plan, given: Mapping[str, tuple[int, ...]], fields: Mapping[str, str]
-) -> dict[str, tuple[int, ...]]:
-    """The shapes of one row that are known before ``plan`` runs: those ``given``, and what follows from them graph by graph.
-
-    Free sizes to which a graph gives one name are equal; :class:`InvalidArgument` for tensors whose are not, by their ``fields``.
-    """
-    shapes = dict(given)
-    for graph, reads, makes in _signatures(plan):
-        sizes: dict[str, tuple[int, str]] = {}
-        for port, name in reads.items():
-            for want, have in zip(graph.input(port).shape, shapes.get(name, ()), strict=False):
-                size, other = sizes.setdefault(want, (have, name)) if isinstance(want, str) else (have, name)
-                if size != have:
-                    raise InvalidArgument.of(
-                        fields.get(name, f"tensors[{name}]"),
-                        f"its {want} is {have} and that of {other!r} is {size}; give both one size",
-                    )
-        for port, name in makes.items():
-            declared = graph.output(port).shape
-            shape = [
-                size if isinstance(size, int) else sizes[size][0]
-                for size in declared
-                if size in sizes or isinstance(size, int)
-            ]
-            if len(shape) == len(declared):
-                shapes[name] = tuple(shape)
-    return shapes
-
-
-def _signatures(plan: Plan) -> Iterable[tuple[Graph, Mapping[str, str], Mapping[str, str]]]:
-    """Each graph of ``plan`` in order, with the tensors that it reads and makes by its ports."""
-    for segment in plan.segments:
-        if isinstance(segment, LoopSegment):
-            yield segment.graph, segment.loop.reads(segment.graph), segment.outputs
-        elif isinstance(segment, Stage):
-            for run in segment.runs:
-                yield run.loaded.graph, run.inputs, run.outputs
 
 
 class _Search:

@@ -18,6 +18,7 @@ from ganserve.serving.executor import Executor
 from ganserve.serving.jobs import Arrays, Batch, Job
 from ganserve.serving.plan import LoopSegment, Plan, Stage
 from ganserve.serving.sharing import Wish
+from ganserve.serving.tracing import Trace, running
 
 Deliver: TypeAlias = Callable[[int, Arrays, int], None]
 """Takes the first row, the outputs and the number of rows that a batch made of a job."""
@@ -28,10 +29,27 @@ graph; gives a mask of the rows that end now, with what they have. Its arrays ar
 
 
 class Times(msgspec.Struct):
-    """Seconds that a request's rows spent, summed over its batches; a batch shared with others counts whole."""
+    """Seconds that a request's rows spent, summed over its batches; a batch shared with others counts whole.
+
+    What is added is kept in the ``trace`` of the call that runs, if it is traced.
+    """
 
     queue: float = 0.0
     engine: float = 0.0
+    trace: Trace | None = msgspec.field(default_factory=running)
+
+    def ran(self, submitted: float, batch: Batch, rows: int) -> None:
+        """Add what ``rows`` spent that waited since ``submitted`` and were in ``batch``."""
+        self.queue += batch.taken - submitted
+        self.engine += batch.seconds
+        if self.trace is not None:
+            self.trace.ran(submitted, batch, rows)
+
+    def took(self, part: str, started: float, ended: float) -> float:
+        """The seconds from ``started`` to ``ended``, in which a ``part`` of the call's way was gone."""
+        if self.trace is not None:
+            self.trace.add(part, started, ended)
+        return ended - started
 
 
 class Piece(msgspec.Struct, frozen=True, eq=False):
@@ -179,8 +197,7 @@ class Flow:
         def delivered(start: int, outputs: Arrays, batch: Batch) -> None:
             nonlocal left
             count = len(next(iter(outputs.values())))
-            self._times.queue += batch.taken - job.submitted
-            self._times.engine += batch.seconds
+            self._times.ran(job.submitted, batch, count)
             left -= count
             if not left:
                 self._jobs.discard(job)
@@ -202,11 +219,11 @@ class Flow:
     def _share(self, stage: Stage, feeds: Arrays, rows: int, deliver: Deliver, admitted: bool) -> None:
         left = rows
 
-        def delivered(start: int, outputs: Arrays, queue: float, engine: float) -> None:
+        def delivered(start: int, outputs: Arrays, batch: Batch) -> None:
             nonlocal left
             count = len(next(iter(outputs.values())))
-            self._times.queue += queue
-            self._times.engine += engine
+            # Whoever joins rows that a batch has taken already does not wait.
+            self._times.ran(min(wish.submitted, batch.taken), batch, count)
             left -= count
             if not left:
                 self._wishes.discard(wish)

@@ -37,6 +37,7 @@ from ganserve.serving.health import Health
 from ganserve.serving.interceptor import Interceptor
 from ganserve.serving.inversion import MOST_STEPS
 from ganserve.serving.model import Settings
+from ganserve.serving.otlp import OtlpTracer
 from ganserve.serving.policy import Lifecycle
 from ganserve.serving.ports import Connections, Services, bind, make_server
 from ganserve.serving.prompts import Guard, PolicyChoice, load_policies
@@ -48,6 +49,7 @@ from ganserve.serving.service_models import Models
 from ganserve.serving.service_oip import OpenInference
 from ganserve.serving.service_text import Text
 from ganserve.serving.tls import server_credentials
+from ganserve.serving.tracing import Otlp
 from ganserve.serving.traffic import Traffic
 from ganserve.serving.watch import watch
 from ganserve.triton_metrics import TritonMetrics
@@ -87,6 +89,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: int | None = 8002
     triton_metrics: bool = False
     """Whether the metrics are also told by the names that Triton has for them."""
+    otlp: Otlp | None = None
+    """Where traces of calls are sent; None traces none."""
     models: Settings = Settings()
     lifecycle: Lifecycle = Lifecycle()
     max_rows: int = 1024
@@ -226,11 +230,14 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
     metrics.watch_queue(settings.models.device, lambda: batcher.waiting)
     if settings.triton_metrics:
         metrics.registry.register(TritonMetrics(metrics.statistics, batcher.pending))
-    server = Server(settings, repository, Traffic(metrics))
+    tracer = None if settings.otlp is None else OtlpTracer(settings.otlp)
+    server = Server(settings, repository, Traffic(metrics, tracer))
     async with contextlib.AsyncExitStack() as stack:
+        if tracer is not None:
+            stack.push_async_callback(tracer.close)
         stack.push_async_callback(repository.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, "encode"))
-        executor = Executor(batcher, metrics, device=settings.models.device)
+        executor = Executor(batcher, metrics, device=settings.models.device, traced=tracer is not None)
         stack.push_async_callback(executor.close)
         limits = PictureLimits(pixels=settings.max_picture_pixels, bytes=settings.max_request_bytes)
         workers = Workers(executor, pool, metrics, limits, settings.provenance, settings.signer)

@@ -36,13 +36,13 @@ class Queue(Protocol):
 
 
 class Wish(msgspec.Struct, eq=False):
-    """Rows of one request that wait for a shared stage; ``deliver`` and ``fail`` are as of a :class:`Job`, with the seconds in the queue."""
+    """Rows of one request that wait for a shared stage; ``deliver`` and ``fail`` are as of a :class:`Job`."""
 
     stage: Stage
     feeds: Arrays
     rows: int
     caller: Hashable
-    deliver: Callable[[int, Arrays, float, float], None]
+    deliver: Callable[[int, Arrays, Batch], None]
     fail: Callable[[Exception], None]
     deadline: float = math.inf
     submitted: float = 0.0
@@ -105,7 +105,7 @@ class Sharing:
                         name: np.broadcast_to(array, (stop - start, *array.shape[1:]))
                         for name, array in outputs.items()
                     }
-                    one.deliver(start, made, max(0.0, batch.taken - one.submitted), batch.seconds)
+                    one.deliver(start, made, batch)
 
         led.job = Job(
             wish.stage,

@@ -20,6 +20,7 @@ from ganserve.errors import (
     Unavailable,
 )
 from ganserve.metrics import Metrics
+from ganserve.serving.tracing import Metadata, Trace, Tracer, begin
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Watch(msgspec.Struct):
     task: str = "unknown"
     is_stream: bool = False
     ended: Callable[[], None] | None = None
+    trace: Trace | None = None
 
 
 _watch: ContextVar[Watch] = ContextVar("watch")
@@ -71,10 +73,10 @@ def note_stream() -> None:
 
 
 class Traffic:
-    """While ``accepting`` is false, requests answer UNAVAILABLE; ``idle`` is set while none of them is served."""
+    """While ``accepting`` is false, requests answer UNAVAILABLE; ``idle`` is set while none of them is served. A ``tracer`` is told of each."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self.metrics = metrics
+    def __init__(self, metrics: Metrics, tracer: Tracer | None = None) -> None:
+        self.metrics, self._tracer = metrics, tracer
         self.accepting = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -87,9 +89,11 @@ class Traffic:
         if not self.accepting:
             raise Unavailable("the server is starting or draining; try again, or another replica")
 
-    def start(self) -> Watch:
-        """Begin to watch a request, which ends in :meth:`finish` or :meth:`failed`."""
+    def start(self, rpc: str = "", metadata: Metadata = tuple) -> Watch:
+        """Begin to watch a request, which ends in :meth:`finish` or :meth:`failed`: a call of ``rpc``, or one of the stream that runs."""
         watch = Watch(time.monotonic())
+        if self._tracer is not None:
+            watch.trace = begin(self._tracer, rpc, metadata)
         _watch.set(watch)
         self._running += 1
         self.idle.clear()
@@ -99,6 +103,8 @@ class Traffic:
         """The request has ended with the gRPC status ``code``."""
         if watch.ended is not None:
             watch.ended()
+        if self._tracer is not None and watch.trace is not None:
+            self._tracer.end(watch.trace, watch, code)
         self._running -= 1
         if not self._running:
             self.idle.set()
@@ -117,6 +123,8 @@ class Traffic:
             told = {"request_id": error_id, "model": watch.model, "task": watch.task}
             log.error("error %(request_id)s in a call to %(model)s/%(task)s", told, exc_info=error, extra=told)
             error = InternalError(error_id)
+            if watch.trace is not None:
+                watch.trace.request_id = error_id
         if (reason := REASONS.get(type(error))) is not None:
             self.metrics.rejected.labels(reason).inc()
         self.finish(watch, error.code)

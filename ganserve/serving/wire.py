@@ -13,8 +13,9 @@ import numpy as np
 
 from ganserve.codecs import EncodeOptions, Media
 from ganserve.errors import InvalidArgument, Violation
-from ganserve.serving.call import SEED, Ask, Call, Result
+from ganserve.serving.call import SEED, Ask, Call
 from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.results import Result
 from ganserve.spec import DType, Tensor
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import latents_pb2, media_pb2, text_pb2
