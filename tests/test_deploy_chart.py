@@ -88,6 +88,8 @@ SETS: Mapping[str, Object] = {
         "priorityClass": "serving",
         "grace": 60,
         "preStopSeconds": 10,
+        "tls": {"secretName": "gan-tls", "clientCa": {"secretName": "callers", "key": "authorities.pem"}},
+        "tokens": {"secretName": "gan-tokens"},
     },
     "jobs": {
         "image": IMAGE,
@@ -235,10 +237,65 @@ def test_a_pod_gets_the_time_that_its_server_drains(rendered: Mapping[str, list[
         assert server["lifecycle"]["preStop"]["sleep"]["seconds"] == pre_stop
         assert f"--grace={grace}" in server["args"]
         assert spec["terminationGracePeriodSeconds"] == pre_stop + grace + 5
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert server[probe]["grpc"] == {"port": 8001}
         startup = server["startupProbe"]
         assert startup["periodSeconds"] * startup["failureThreshold"] == DEFAULTS["startupSeconds"]
+
+
+def test_probes_ask_over_grpc_or_where_that_is_encrypted_over_http(rendered: Mapping[str, list[Any]]) -> None:
+    paths = {"startupProbe": "/ready", "readinessProbe": "/ready", "livenessProbe": "/live"}
+    for name in ("default", "gpu"):
+        (server,) = one(rendered[name], "Deployment")["spec"]["template"]["spec"]["containers"]
+        for probe, path in paths.items():
+            kinds = {kind: server[probe][kind] for kind in ("grpc", "httpGet") if kind in server[probe]}
+            assert kinds == (
+                {"grpc": {"port": 8001}} if name == "default" else {"httpGet": {"port": 8002, "path": path}}
+            )
+
+
+def test_secrets_are_files_that_the_pod_alone_reads_and_the_server_is_told_of(
+    rendered: Mapping[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = one(rendered["default"], "Deployment")["spec"]["template"]["spec"]
+    assert not [volume for volume in plain["volumes"] if "secret" in volume]
+    spec = one(rendered["gpu"], "Deployment")["spec"]["template"]["spec"]
+    secrets = {volume["name"]: volume["secret"] for volume in spec["volumes"] if "secret" in volume}
+    assert {secret["secretName"] for secret in secrets.values()} == {"gan-tls", "callers", "gan-tokens"}
+    assert {secret["defaultMode"] for secret in secrets.values()} == {0o440}
+    assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsUser"]
+    (server,) = spec["containers"]
+    mounts = {mount["name"]: mount for mount in server["volumeMounts"] if mount["name"] in secrets}
+    assert mounts.keys() == secrets.keys()
+    assert all(mount["readOnly"] and "subPath" not in mount for mount in mounts.values())
+    monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: Path(value))
+    read = parsed("serve", server["args"][1:])
+    files = {
+        "gan-tls": [read["tls_cert"], read["tls_key"]],
+        "callers": [read["tls_client_ca"]],
+        "gan-tokens": [read["token_file"]],
+    }
+    for name, secret in secrets.items():
+        folder = Path(mounts[name]["mountPath"])
+        assert {file.parent for file in files[secret["secretName"]]} == {folder}
+    assert [file.name for file in files["gan-tls"]] == ["tls.crt", "tls.key"]
+    assert read["tls_client_ca"].name == "authorities.pem"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"tls": {"secretName": "a"}, "settings": {"tls-cert": "/b.crt"}}, "both name a certificate"),
+        ({"tokens": {"secretName": "a"}, "settings": {"token-file": "/b.json"}}, "both name a file of tokens"),
+        ({"tls": {"clientCa": {"secretName": "a"}}}, "secretName"),
+    ],
+)
+def test_values_that_contradict_one_another_are_refused(
+    helm: str, tmp_path: Path, values: Object, expected: str
+) -> None:
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    command = [helm, "template", "gan", str(CHART), "--values", str(tmp_path / "values.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert expected in done.stderr
 
 
 def test_gpus_are_a_matter_of_values(rendered: Mapping[str, list[Any]]) -> None:

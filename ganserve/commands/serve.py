@@ -31,7 +31,7 @@ LEVELS = ("debug", "info", "warning", "error")
     type=click.IntRange(-1, 65535),
     default=8002,
     show_default=True,
-    help="HTTP port of /metrics; 0: a free one, -1: none.",
+    help="HTTP port of /metrics, /live and /ready; 0: a free one, -1: none.",
 )
 @click.option("--triton-metrics", is_flag=True, help="Tell the metrics by Triton's names too (nv_inference_*).")
 @click.option(

@@ -28,6 +28,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             self._statuses[service] = SERVING if serving else NOT_SERVING
             self._notify()
 
+    def serves(self, service: str) -> bool:
+        """Whether ``service`` is SERVING."""
+        return bool(self._statuses.get(service) == SERVING)
+
     def close(self) -> None:
         """Turn everything NOT_SERVING for good; every Watch says so and ends."""
         self._statuses = dict.fromkeys(self._statuses, NOT_SERVING)

@@ -1,4 +1,4 @@
-"""The server process: ports, health, reflection, metrics over HTTP, and a clean end.
+"""The server process: ports, health, reflection, metrics and probes over HTTP, and a clean end.
 
 Order of a start: ports open, health says NOT_SERVING, bundles load in a thread, health says SERVING. Order of an end (SIGTERM
 or SIGINT): health says NOT_SERVING, new calls are refused, running and queued rows finish within the grace period; a second
@@ -21,11 +21,9 @@ import grpc
 import msgspec
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from ganserve import inference
 from ganserve.codecs import PictureLimits, Signer
-from ganserve.errors import GanserveError
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
 from ganserve.serving.access import Gate
@@ -40,6 +38,7 @@ from ganserve.serving.model import Settings
 from ganserve.serving.otlp import OtlpTracer
 from ganserve.serving.policy import Lifecycle
 from ganserve.serving.ports import Connections, Services, bind, make_server
+from ganserve.serving.probes import over_http
 from ganserve.serving.prompts import Guard, PolicyChoice, load_policies
 from ganserve.serving.repository import Repository
 from ganserve.serving.service import Generation
@@ -260,7 +259,8 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         offered = services(generation, latents, inversion, text, Models(repository), open_inference, server.health)
         await server.listen(offered)
         if settings.metrics_port is not None:
-            server.metrics_port = await stack.enter_async_context(_metrics_over_http(metrics, settings))
+            answering = over_http(settings.host, settings.metrics_port, metrics.registry, server.health)
+            server.metrics_port = await stack.enter_async_context(answering)
         await server.start()
         loading, watching = asyncio.create_task(server.load()), asyncio.create_task(server.watch())
         try:
@@ -340,21 +340,3 @@ async def _announce(server: Server) -> None:
     gc.freeze()
     states = [f"{entry.name} {entry.version or ''} {entry.state}".replace("  ", " ") for entry in server.repository]
     log.info("ready: %s", ", ".join(states) or "no bundle was found")
-
-
-@contextlib.asynccontextmanager
-async def _metrics_over_http(metrics: Metrics, settings: ServerSettings) -> AsyncIterator[int]:
-    """Serve ``/metrics`` from a thread; gives the port."""
-    assert settings.metrics_port is not None
-    try:
-        server, thread = start_http_server(settings.metrics_port, settings.host, metrics.registry)
-    except OSError as error:
-        raise GanserveError(
-            f"cannot serve metrics on {settings.host}:{settings.metrics_port}: {error}; choose another --metrics-port"
-        ) from error
-    try:
-        yield server.server_port
-    finally:
-        await asyncio.to_thread(server.shutdown)
-        server.server_close()
-        thread.join()

@@ -118,6 +118,24 @@ initContainers:
 {{- end }}
 {{- end }}
 
+{{/* Whom a probe asks: (dict "root" $ "tls" bool "path" "/ready"). The kubelet's gRPC speaks no TLS. */}}
+{{- define "ganserve.probe" -}}
+{{- if .tls -}}
+httpGet: {port: {{ .root.Values.metrics.port }}, path: {{ .path }}}
+{{- else -}}
+grpc: {port: {{ .root.Values.service.port }}}
+{{- end }}
+{{- end }}
+
+{{/* The secrets that the server reads, as a list of their volumes' names and their own. */}}
+{{- define "ganserve.secrets" -}}
+{{- range $name, $secret := dict "tls" .Values.tls.secretName "clients" .Values.tls.clientCa.secretName "tokens" .Values.tokens.secretName }}
+{{- if $secret }}
+- {name: {{ $name }}, secret: {{ $secret }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Where pods of any kind run. */}}
 {{- define "ganserve.placement" -}}
 {{- with .Values.gpu.runtimeClass }}
