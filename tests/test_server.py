@@ -379,6 +379,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"seed": 1, "seeds": [1]}, {"seeds": "exclude each other"}),
     ({"count": 3, "seeds": [1, 2]}, {"seeds": "2 seeds for 3 rows"}),
     ({"seed": 1, "tensors": _tensors(w=ROW)}, {"seed": "not used because w was given"}),
+    ({"seed": 1, "labels": [pb.Label(index=0)], "tensors": _tensors(z=ROW)}, {"seed": "not used because z was given"}),
     ({"seed": 1, "truncation": [1], "tensors": _tensors(w=ROW)}, {"seed": "not used", "truncation": "not used"}),
     ({"first_index": 3}, {"first_index": "an index needs the seed"}),
     ({"count": 2, "seed": 1, "first_index": 2**64 - 1}, {"first_index": "exceed 2^64"}),

@@ -31,6 +31,14 @@ class Decoder(Protocol):
         """JSON-able facts a caller wants to know before asking (label names, ranges), by value name."""
 
 
+@runtime_checkable
+class ChoosingDecoder(Decoder, Protocol):
+    """A decoder that reads some of its values only where a request lacks another."""
+
+    instead: Mapping[str, tuple[str, ...]]
+    """Request value → those that are not read beside it."""
+
+
 class GivenImage(msgspec.Struct, frozen=True, kw_only=True):
     """A picture as a request brings it, and how it is to be fitted: the element of the request value that a picture decoder reads.
 

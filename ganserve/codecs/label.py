@@ -49,6 +49,7 @@ class LabelDecoder:
                 "give each class its own name, or none"
             )
         self._draws = "seed" in source.reads
+        self.instead: Mapping[str, tuple[str, ...]] = {"label": ("seed",)} if self._draws else {}
 
     def decode(self, values: Mapping[str, Sequence[Any]], rows: int) -> np.ndarray:
         """The class of each row, int64 ``[rows]``; :class:`InvalidArgument` for labels that are missing, unknown or out of range."""

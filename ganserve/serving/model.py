@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ganserve import golden
 from ganserve.bundle import Bundle, ExportedGraph
-from ganserve.codecs import Decoder, Encoder, PictureDecoder, PromptDecoder
+from ganserve.codecs import ChoosingDecoder, Decoder, Encoder, PictureDecoder, PromptDecoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, GoldenError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
@@ -63,7 +63,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class LoadedTask(msgspec.Struct, frozen=True, eq=False):
     """A task with its codecs, and every tensor it names.
 
-    ``pictures`` are those decoders that read pictures, by their tensors; ``directions`` those of the model that move a latent of it.
+    ``pictures`` are those decoders that read pictures, by their tensors; ``directions`` those of the model that move a latent of it;
+    ``choices`` which values decoders read instead of others, by their tensors.
     """
 
     task: Task
@@ -72,10 +73,21 @@ class LoadedTask(msgspec.Struct, frozen=True, eq=False):
     encoder: Encoder
     pictures: Mapping[str, PictureDecoder] = {}
     directions: Mapping[str, LoadedDirection] = {}
+    choices: Mapping[str, Mapping[str, tuple[str, ...]]] = {}
 
     def moves(self, tensor: str) -> dict[str, np.ndarray]:
         """The vectors along which the latent ``tensor`` may be moved, by the names of the directions."""
         return {name: loaded.vector for name, loaded in self.directions.items() if loaded.direction.tensor == tensor}
+
+    def needless(self, values: Container[str]) -> frozenset[tuple[str, str]]:
+        """The request values that inputs do not read beside ``values``: (tensor, value)."""
+        return frozenset(
+            (tensor, other)
+            for tensor, instead in self.choices.items()
+            for value, others in instead.items()
+            if value in values
+            for other in others
+        )
 
     @property
     def prompts(self) -> frozenset[str]:
@@ -117,7 +129,7 @@ class Model:
         """When the last call ended, or it was loaded."""
         self._max_batch = max_batch
         self._unused: asyncio.Event | None = None
-        self._plans: dict[tuple[str, frozenset[str], frozenset[str], frozenset[str], frozenset[str]], Plan] = {}
+        self._plans: dict[Hashable, Plan] = {}
 
     @property
     def name(self) -> str:
@@ -166,10 +178,10 @@ class Model:
         edited: frozenset[str] = frozenset(),
     ) -> Plan:
         """The plan for requests that give these tensors and values, want these tensors and edit these latents; made once for each kind."""
-        makes = decodable(task, values)
-        key = (task.name, given, makes, wanted, edited)
+        makes, loaded = decodable(task, values), self.tasks[task.name]
+        needless = loaded.needless(values) if loaded.choices else frozenset[tuple[str, str]]()
+        key = (task.name, given, makes, needless, wanted, edited)
         if (plan := self._plans.get(key)) is None:
-            loaded = self.tasks[task.name]
             plan = make_plan(
                 task,
                 self.graphs,
@@ -177,6 +189,7 @@ class Model:
                 max_rows=self._max_batch,
                 given=given,
                 decodable=makes,
+                needless=needless,
                 wanted=wanted,
                 max_pixels={name: decoder.max_pixels for name, decoder in loaded.pictures.items()},
                 edits={name: EditSegment(name, tuple(loaded.moves(name).values())) for name in sorted(edited)},
@@ -344,6 +357,11 @@ def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
         raise BundleError(f"codec {codec.name!r} makes no media, but the output of task {task.name!r} asks it to")
     encoder = resolve(codec.encode)(task.output, tensors[task.output.tensor])
     pictures = {name: decoder for name, decoder in decoders.items() if isinstance(decoder, PictureDecoder)}
+    choices = {
+        name: decoder.instead
+        for name, decoder in decoders.items()
+        if isinstance(decoder, ChoosingDecoder) and decoder.instead
+    }
     latents = [latent.tensor for latent in task.latents]
     vectors = bundle.directions()
     directions = {
@@ -351,4 +369,4 @@ def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
         for name, direction in manifest.directions.items()
         if direction.tensor in latents
     }
-    return LoadedTask(task, tensors, decoders, encoder, pictures, directions)
+    return LoadedTask(task, tensors, decoders, encoder, pictures, directions, choices)

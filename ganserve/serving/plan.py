@@ -171,19 +171,20 @@ def make_plan(
     given: frozenset[str],
     decodable: frozenset[str],
     wanted: frozenset[str],
+    needless: Container[tuple[str, str]] = (),
     max_pixels: Mapping[str, int] = MappingProxyType({}),
     edits: Mapping[str, EditSegment] = MappingProxyType({}),
 ) -> Plan:
     """The plan for a request that gives the tensors ``given``, and values to decode ``decodable`` from, and wants ``wanted``.
 
-    ``max_pixels`` bounds the pictures of a batch, by tensor. Of ``edits``, by the tensor that each changes, those are made whose tensor
+    ``needless`` are (input, request value) that are not read beside others. ``max_pixels`` bounds the pictures of a batch, by tensor. Of ``edits``, by the tensor that each changes, those are made whose tensor
     is on the way; all that reads it, the request too, gets what the edit made of it. Raises :class:`InvalidArgument` where a wanted tensor cannot be made from what is given, naming what is missing.
     """
     search = _Search(task, graphs, given, decodable)
     for name in sorted(wanted):
         search.make(name)
     decodes = tuple(source for source in task.inputs if source.tensor in search.decodes)
-    reads = {name for source in decodes for name in source.reads}
+    reads = {name for source in decodes for name in source.reads if (source.tensor, name) not in needless}
     if any(isinstance(step, Loop) and step.noise for step in search.steps):
         reads.add("seed")
     ways = [graphs[step.graph] for step in search.steps]
