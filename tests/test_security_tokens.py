@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import jwt
 import pytest
 from click.testing import CliRunner
@@ -29,6 +30,10 @@ from ganserve.serving.methods import METHODS
 from ganserve.serving.server import services
 from ganserve.serving.tokens import Tokens, add, hash_of
 from ganserve.testing.server import Serving, serving
+from ganserve.v1 import generation_pb2 as pb
+from ganserve.v1 import generation_pb2_grpc, media_pb2
+
+from .gate import gate_before
 
 AUDIENCE, ISSUER = "ganserve.example", "https://identity.example"
 
@@ -145,6 +150,48 @@ def test_a_call_needs_a_token_that_is_known(door: Door) -> None:
     assert door.server.metrics.registry.get_sample_value(
         "ganserve_rejected_requests_total", {"reason": "unauthenticated"}
     )
+
+
+async def test_a_stream_ends_soon_after_its_token_is_revoked_and_no_other_does(echo: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    revoked, kept = add(file, "alice"), add(file, "bob")
+    black = media_pb2.Image(format=media_pb2.IMAGE_FORMAT_RAW, width=8, height=4, channels=3, data=bytes(8 * 4 * 3))
+    begin = pb.TranslateStreamRequest(
+        settings=pb.TranslateRequest(model="echo", task="negative"), images={"image": black}
+    )
+    with (
+        serving(echo, access=Access(token_file=file, management_port=0)) as server,
+        gate_before(server, "synthesis") as gate,
+    ):
+        metric = server.server.metrics.registry.get_sample_value
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub = generation_pb2_grpc.GenerationStub(channel)
+
+            def show(token: str) -> Any:
+                return {"metadata": (("authorization", f"Bearer {token}"),), "timeout": 60}
+
+            silent, idle, other = (stub.TranslateStream(**show(token)) for token in (revoked, revoked, kept))
+            for call in (idle, other):
+                await call.write(begin)
+                assert (await call.read()).frame == 0
+            request = pb.SampleRequest(model="echo", task="sample", count=40)
+            busy = stub.SampleStream(pb.SampleStreamRequest(sample=request), **show(revoked))
+            async with asyncio.timeout(20):
+                while metric("ganserve_queue_rows", {"device": "cpu"}) != 8:
+                    await asyncio.sleep(0.01)
+            add(file, "alice", revoke=True)
+            began = time.monotonic()
+            for call in (silent, idle, busy):
+                assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+                assert "the token was revoked while the call ran" in await call.details()
+            assert time.monotonic() - began < 10
+            assert metric("ganserve_queue_rows", {"device": "cpu"}) == 0
+            assert metric("ganserve_in_flight_requests") == 1
+            gate.open.set()
+            await other.write(pb.TranslateStreamRequest(images={"image": black}))
+            assert (await other.read()).frame == 1
+            await other.done_writing()
+            assert await other.code() is grpc.StatusCode.OK
 
 
 def test_the_command_line_shows_a_token_and_says_where_one_is_missing(door: Door) -> None:

@@ -1,7 +1,10 @@
 """Who may call what on one port, and how much. Nothing is asked of a call where nothing is configured."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import grpc
@@ -11,10 +14,16 @@ from ganserve.serving.methods import METHODS, Kind
 from ganserve.serving.principal import Authority, Principal
 from ganserve.serving.quota import Meter, Quota
 
-Guard: TypeAlias = Callable[[grpc.aio.ServicerContext], Awaitable[None]]
-"""What a call has to pass; raises a :class:`ganserve.errors.RequestError`."""
+Revoked: TypeAlias = Callable[[], bool]
+"""Whether what let a call in has been taken back since."""
+
+Guard: TypeAlias = Callable[[grpc.aio.ServicerContext], Awaitable[Revoked | None]]
+"""What a call has to pass; raises a :class:`ganserve.errors.RequestError`. None where nothing can be taken back."""
 
 EVERYTHING = frozenset(Kind)
+
+LOOK_SECONDS = 1.0
+"""How often a stream that runs looks whether its token has been revoked."""
 
 _SCHEME = "bearer "
 
@@ -73,29 +82,56 @@ class Gate:
         if not self._asks:
             return None
 
-        async def guard(context: grpc.aio.ServicerContext) -> None:
-            await self._enter(kind, context)
+        async def guard(context: grpc.aio.ServicerContext) -> Revoked | None:
+            return await self._enter(kind, context)
 
         return guard
 
-    async def _enter(self, kind: Kind, context: grpc.aio.ServicerContext) -> None:
-        principal = await self._principal(context)
+    async def _enter(self, kind: Kind, context: grpc.aio.ServicerContext) -> Revoked | None:
+        principal, revoked = await self._principal(context)
         if kind is Kind.MANAGEMENT and self._authorities and not principal.manages:
             raise PermissionDenied(f"{principal.name!r} may not manage this server: use a token that allows it")
         quota = principal.quota or self._quota
         self._meter.take(principal.name, "calls", quota.calls)
         _client.set(_Client(principal.name, quota, self._meter))
+        return revoked
 
-    async def _principal(self, context: grpc.aio.ServicerContext) -> Principal:
+    async def _principal(self, context: grpc.aio.ServicerContext) -> tuple[Principal, Revoked | None]:
         if not self._authorities:
-            return Principal(name=_name(context))
+            return Principal(name=_name(context)), None
         token = _token(context)
         for authority in self._authorities:
             if (found := await authority.principal(token)) is not None:
-                return found
+                return found, partial(authority.revoked, token)
         raise Unauthenticated(
             "the token is not known to this server: it may have been revoked; ask the operator for another"
         )
+
+
+@contextlib.asynccontextmanager
+async def until(revoked: Revoked | None) -> AsyncIterator[None]:
+    """A block that ends with :class:`Unauthenticated` soon after ``revoked``; what it awaits is cancelled then."""
+    if revoked is None:
+        yield
+        return
+    task = asyncio.current_task()
+    assert task is not None, "a call runs in a task"
+
+    async def look() -> None:
+        while not revoked():
+            await asyncio.sleep(LOOK_SECONDS)
+        task.cancel()
+
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    except asyncio.CancelledError:
+        # The caller may have gone at the same time.
+        if not looking.done() or task.uncancel():
+            raise
+        raise Unauthenticated("the token was revoked while the call ran; ask the operator for another") from None
+    finally:
+        looking.cancel()
 
 
 def _refuse(message: str) -> Guard:

@@ -4,6 +4,7 @@ A caller gets the message of a :class:`ganserve.errors.RequestError`, with ``goo
 of any other exception it gets an id, under which the log has the traceback.
 """
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -24,7 +25,7 @@ from ganserve.errors import (
     QuotaExceeded,
     RequestError,
 )
-from ganserve.serving.access import Gate, Guard
+from ganserve.serving.access import Gate, Guard, until
 from ganserve.serving.methods import METHODS, Kind
 from ganserve.serving.tracing import Metadata
 from ganserve.serving.traffic import Traffic, Watch
@@ -153,9 +154,8 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         watch = start(context.invocation_metadata)
         try:
             self._traffic.check_open()
-            if guard is not None:
-                await guard(context)
-            async with aclosing(inner()) as replies:
+            revoked = None if guard is None else await guard(context)
+            async with until(revoked), aclosing(inner()) as replies:
                 async for reply in replies:
                     await context.write(reply)
         except BaseException as error:
@@ -177,8 +177,19 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 async def _messages(parse: Parse, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
     """The messages of a stream; each is read from the connection when it is asked for, not before."""
-    while (data := await context.read()) is not grpc.aio.EOF:
+    while (data := await _read(context)) is not grpc.aio.EOF:
         yield _parsed(parse, data)
+
+
+async def _read(context: grpc.aio.ServicerContext) -> Any:
+    reading = asyncio.ensure_future(context.read())
+    try:
+        await asyncio.wait((reading,))
+    except asyncio.CancelledError:
+        # gRPC still writes to what a read waits for, so that is let be; it ends with the call.
+        reading.add_done_callback(lambda read: read.cancelled() or read.exception())
+        raise
+    return reading.result()
 
 
 def _parsed(parse: Parse, data: bytes) -> Message:

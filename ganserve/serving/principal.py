@@ -20,3 +20,6 @@ class Authority(Protocol):
 
     async def principal(self, token: str) -> Principal | None:
         """Who shows ``token``; None if it is no token of this authority's, :class:`ganserve.errors.Unauthenticated` if it is not valid."""
+
+    def revoked(self, token: str) -> bool:
+        """Whether ``token``, which was valid when its call came, has been taken back since."""

@@ -49,6 +49,10 @@ class Tokens:
         # Found by its hash: how long that takes tells nothing of a token that is not there.
         return self._principals.get().get(hash_of(token))
 
+    def revoked(self, token: str) -> bool:
+        """Whether the file has ``token`` no more."""
+        return hash_of(token) not in self._principals.get()
+
 
 def hash_of(token: str) -> str:
     """What the file keeps of ``token``."""

@@ -103,14 +103,14 @@ class Traffic:
         """The request has ended with the gRPC status ``code``."""
         if watch.ended is not None:
             watch.ended()
-        if self._tracer is not None and watch.trace is not None:
-            self._tracer.end(watch.trace, watch, code)
         self._running -= 1
         if not self._running:
             self.idle.set()
         if not watch.is_stream:
             seconds = time.monotonic() - watch.started
             self.metrics.observe_request(watch.model, watch.version, watch.task, code, seconds)
+        if self._tracer is not None and watch.trace is not None:
+            self._tracer.end(watch.trace, watch, code)
 
     def failed(self, watch: Watch, error: BaseException, remaining: float | None = None) -> RequestError | None:
         """The request was ended by ``error``, ``remaining`` seconds before its deadline. What its caller is told; None if it has gone."""
