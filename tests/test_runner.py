@@ -400,7 +400,9 @@ def test_a_stage_that_changes_the_number_of_rows_is_refused(model: Model) -> Non
 def test_kinds_of_request_are_kept_but_not_without_end(model: Model) -> None:
     task = model.task("sample", "sample").task
     first = model.plan(task, frozenset(), ("seed",), frozenset({"image"}))
-    assert model.plan(task, frozenset(), ("seed", "truncation", "label"), frozenset({"image"})) is first
+    assert model.plan(task, frozenset(), ("seed", "truncation"), frozenset({"image"})) is first
+    labelled = model.plan(task, frozenset(), ("seed", "label"), frozenset({"image"}))
+    assert model.plan(task, frozenset(), ("seed", "truncation", "label"), frozenset({"image"})) is labelled
     assert model.plan(task, frozenset(), ("seed", *map(str, range(999))), frozenset({"image"})) is first
     for number in range(400):
         model.plan(task, frozenset({f"t{number}"}), ("seed",), frozenset({"image"}))
