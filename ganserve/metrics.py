@@ -99,6 +99,12 @@ class Metrics:
             ("model", "engine", "reason"),
             registry=registry,
         )
+        self.engine_hangs = Counter(
+            "ganserve_engine_hangs",
+            "Batches that were given up because their engine did not come back.",
+            ("model", "engine"),
+            registry=registry,
+        )
         self.load_time = Histogram(
             "ganserve_model_load_seconds",
             "Time to verify, load and golden-test a model.",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ganserve.engines import Session
-from ganserve.serving.plan import LoadedGraph
+from ganserve.serving.stage import LoadedGraph
 from ganserve.testing.server import Serving
 
 PATIENCE = 30.0

@@ -24,6 +24,7 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
     model: str = "model"
     version: int = 1
     engine: str = "engine"
+    ready: bool = True
 
     def run(self, feeds: Arrays) -> Arrays:
         raise AssertionError("the batcher runs nothing")

@@ -7,7 +7,8 @@ from ganserve.bundle import read
 from ganserve.plugins import installed
 from ganserve.serving.edits import EditSegment, strengths_name
 from ganserve.serving.model import Settings, load_model
-from ganserve.serving.plan import LoopSegment, Stage
+from ganserve.serving.plan import LoopSegment
+from ganserve.serving.stage import Stage
 from ganserve.testing.echo_style import DIRECTIONS, write_style_bundle
 
 

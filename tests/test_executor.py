@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="ne
 class Stage:
     """A stage whose batches take a second of the clock it carries."""
 
-    model, version, engine, max_rows = "model", 1, "engine", 4
+    model, version, engine, max_rows, ready = "model", 1, "engine", 4, True
 
     def __init__(self) -> None:
         self.now = 0.0

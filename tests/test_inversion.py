@@ -29,8 +29,8 @@ from ganserve.plugins import Plugins, installed, load
 from ganserve.quality import psnr, ssim
 from ganserve.serving.inversion import SAMPLES
 from ganserve.serving.model import EngineChoice, Settings
-from ganserve.serving.plan import LoadedGraph
 from ganserve.serving.server import Server, ServerSettings, running
+from ganserve.serving.stage import LoadedGraph
 from ganserve.spec import Engine
 from ganserve.testing.echo_inversion import NOISE, RATE, STEPS, image_of, search_of, write_inversion_bundle
 from ganserve.testing.echo_inversion_graphs import SHAPE, SIZE

@@ -24,9 +24,10 @@ from ganserve.serving.call import Ask, Call, Workers
 from ganserve.serving.executor import Executor
 from ganserve.serving.jobs import Arrays, Job
 from ganserve.serving.model import LoadedTask, Model, Settings, load_model
-from ganserve.serving.plan import GraphRun, LoadedGraph, LoopSegment, Plan, Stage, make_plan
+from ganserve.serving.plan import LoopSegment, Plan, make_plan
 from ganserve.serving.results import Result
 from ganserve.serving.runner import Flow, Times
+from ganserve.serving.stage import GraphRun, LoadedGraph, Stage
 from ganserve.spec import Graph, Input, Loop, Output, Step, Task, Tensor
 from ganserve.testing.echo import LABELS, SIZE, WALK_NOISE, Z_NOISE, image_of
 

@@ -25,8 +25,8 @@ from ganserve.serving.inversion import Found, InvertAsk, Search
 from ganserve.serving.jobs import Arrays
 from ganserve.serving.lookout import PENDING, Progress
 from ganserve.serving.model import Model, Settings, load_model
-from ganserve.serving.plan import LoadedGraph
 from ganserve.serving.runner import Flow
+from ganserve.serving.stage import LoadedGraph
 from ganserve.testing.echo import SIZE, WALK_NOISE
 from ganserve.testing.echo_inversion import NOISE, image_of, search_of, write_inversion_bundle
 

@@ -30,10 +30,10 @@ from ganserve.engines import Session
 from ganserve.errors import GanserveError
 from ganserve.plugins import installed
 from ganserve.serving.model import Settings
-from ganserve.serving.plan import LoadedGraph
 from ganserve.serving.ports import ACCEPT_SECONDS
 from ganserve.serving.repository import Repository
 from ganserve.serving.server import Server, ServerSettings, running
+from ganserve.serving.stage import LoadedGraph
 from ganserve.testing.echo import LABELS, SIZE, WALK_NOISE, Z_NOISE, image_of
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import generation_pb2_grpc, media_pb2, models_pb2, models_pb2_grpc

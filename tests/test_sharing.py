@@ -7,8 +7,8 @@ import pytest
 
 from ganserve.errors import DeadlineExceeded, EngineError, QueueFull
 from ganserve.serving.jobs import Batch, Slice
-from ganserve.serving.plan import Stage
 from ganserve.serving.sharing import Sharing, Wish
+from ganserve.serving.stage import Stage
 
 
 class Queue:

@@ -25,8 +25,8 @@ from ganserve.commands.process import stop
 from ganserve.engines import Session
 from ganserve.plugins import installed
 from ganserve.serving.model import Settings
-from ganserve.serving.plan import LoadedGraph
 from ganserve.serving.server import Server, ServerSettings, running
+from ganserve.serving.stage import LoadedGraph
 from ganserve.testing.echo_pictures import (
     FIXED,
     MAX_PIXELS,

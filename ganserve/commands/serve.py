@@ -87,6 +87,13 @@ LEVELS = ("debug", "info", "warning", "error")
 @threads_option
 @max_batch_option
 @click.option(
+    "--hang-seconds",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    help="After how long a batch counts as hung, so that its engine's session is replaced; 0: never.",
+)
+@click.option(
     "--queue-rows",
     type=click.IntRange(min=1),
     default=4096,
@@ -174,6 +181,7 @@ def command(
     watch: float | None,
     threads: int,
     max_batch: int,
+    hang_seconds: float,
     queue_rows: int,
     queue_bytes: int,
     max_rows: int,
@@ -226,6 +234,7 @@ def command(
             provider=provider,
             threads=threads,
             max_batch=max_batch,
+            hang_seconds=hang_seconds or None,
             cache_dir=cache_dir,
         ),
         lifecycle=Lifecycle(

@@ -120,7 +120,9 @@ class Batcher:
             for line in self._lines.values():
                 self._expire(line, now, failed)
             batch = None
-            while batch is None and (lines := [line for line in self._lines.values() if line.waiting]):
+            while batch is None and (
+                lines := [line for line in self._lines.values() if line.waiting and line.stage.ready]
+            ):
                 line = self._choose(lines, now)
                 if slices := self._slices(line, now, failed):
                     rows = sum(piece.stop - piece.start for piece in slices)

@@ -28,6 +28,8 @@ class Entry(msgspec.Struct, eq=False):
     """Whether the last attempt failed; what was there before may serve yet."""
     gone: bool = False
     """Whether its folder is there no more."""
+    hung: bool = False
+    """Whether it does not answer because its engine hangs: its sessions are being replaced, or could not be."""
     waiting: int = 0
     """The calls that wait until it is loaded."""
     waking: asyncio.Task[None] | None = None

@@ -33,6 +33,10 @@ class Stage(Protocol):
     def max_rows(self) -> int:
         """The most rows of one batch."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can run now; its rows wait meanwhile."""
+
     def run(self, feeds: Arrays, ran: Callable[[str], None] | None = None) -> Arrays:
         """Run the stage on a batch; every array has the rows first. ``ran`` is told each graph's name when it has run."""
 

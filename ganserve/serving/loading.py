@@ -4,18 +4,28 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Protocol, TypeVar
 
 from ganserve.bundle import read, weight_bytes
-from ganserve.errors import BundleError
+from ganserve.engines import Session
+from ganserve.errors import BundleError, LoadFailed
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
 from ganserve.serving.finding import Found
 from ganserve.serving.model import Model, Refusal, Settings, load_model
 from ganserve.serving.residence import Residence
+from ganserve.serving.stage import LoadedGraph
 
 Evict = Callable[[], bool]
 """Puts away a model that others need more, and says whether there was one."""
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Closable)
 
 
 class NoRoom(Exception):
@@ -65,16 +75,35 @@ class Loader:
         self._metrics.load_time.labels(model.name).observe(time.monotonic() - started)
         return model
 
+    async def again(self, hung: Collection[LoadedGraph]) -> list[Session]:
+        """Another session for each of the graphs ``hung``; :class:`ganserve.errors.LoadFailed` where that hangs too.
+
+        Raises what loading a session does.
+        """
+        made: list[Session] = []
+        try:
+            async with asyncio.timeout(self._settings.hang_seconds):
+                for loaded in hung:
+                    assert loaded.again is not None, "a graph that was loaded can be loaded again"
+                    made.append(await _in_a_thread_of_its_own(loaded.again))
+        except BaseException as error:
+            for session in made:
+                session.close()
+            if isinstance(error, TimeoutError):
+                raise LoadFailed(f"it did not load within {self._settings.hang_seconds:g} s") from error
+            raise
+        return made
+
     def _refused(self, model: str, engine: str, why: Refusal) -> None:
         self._metrics.engine_refusals.labels(model, engine, why).inc()
 
 
-async def _in_a_thread_of_its_own(work: Callable[[], Model]) -> Model:
+async def _in_a_thread_of_its_own(work: Callable[[], C]) -> C:
     """What ``work`` makes; closed again if nobody waits for it by then."""
     loop = asyncio.get_running_loop()
-    made: asyncio.Future[Model] = loop.create_future()
+    made: asyncio.Future[C] = loop.create_future()
 
-    def hand_over(model: Model | None, error: BaseException | None) -> None:
+    def hand_over(model: C | None, error: BaseException | None) -> None:
         if made.cancelled():
             if model is not None:
                 model.close()
@@ -84,7 +113,7 @@ async def _in_a_thread_of_its_own(work: Callable[[], Model]) -> Model:
             made.set_exception(error)
 
     def run() -> None:
-        outcome: tuple[Model | None, BaseException | None]
+        outcome: tuple[C | None, BaseException | None]
         try:
             outcome = work(), None
         except BaseException as error:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -11,14 +12,15 @@ import msgspec
 import numpy as np
 
 from ganserve import golden
-from ganserve.bundle import Bundle, ExportedGraph
+from ganserve.bundle import Bundle, ExportedGraph, read
 from ganserve.codecs import ChoosingDecoder, Decoder, Encoder, PictureDecoder, PromptDecoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, GoldenError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
 from ganserve.serving import jobs
 from ganserve.serving.edits import EditSegment, LoadedDirection
-from ganserve.serving.plan import LoadedGraph, Plan, Segment, Stage, decodable, make_plan
+from ganserve.serving.plan import Plan, Segment, decodable, make_plan
+from ganserve.serving.stage import LoadedGraph, Stage
 from ganserve.spec import Task, Tensor, tensors_of
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where engines that build may keep what they built; None keeps nothing."""
     max_batch: int = 32
     """The most rows of one batch."""
+    hang_seconds: float | None = 300.0
+    """How long a batch may take before its engine counts as hung, and how long that engine may then take to load; None: any time."""
 
 
 class LoadedTask(msgspec.Struct, frozen=True, eq=False):
@@ -125,6 +129,8 @@ class Model:
         """The bytes that its weights take, once that is known."""
         self.calls = 0
         """The calls that use it now; the event loop's."""
+        self.hung = 0
+        """The calls into its engines that were given up and have not come back."""
         self.used = time.monotonic()
         """When the last call ended, or it was loaded."""
         self._max_batch = max_batch
@@ -270,7 +276,8 @@ def _load_graph(
             refused(bundle.manifest.name, choice.name, _refusal(choice, plugins, error))
             refusals.append(f"{choice.name}: {error}")
         else:
-            return choice, LoadedGraph(graph, choice.name, session, bundle.manifest.version)
+            again = partial(_load_again, bundle, graph, choice, plugins, settings)
+            return choice, LoadedGraph(graph, choice.name, session, bundle.manifest.version, again)
     raise EngineError(
         f"bundle {bundle.manifest.name!r}: no engine can serve graph {graph.name!r}: {'; '.join(refusals)}"
     )
@@ -323,6 +330,15 @@ def _load_session(
         session.close()
         raise
     return session
+
+
+def _load_again(
+    bundle: Bundle, graph: ExportedGraph, choice: EngineChoice, plugins: Plugins, settings: Settings
+) -> Session:
+    """Another session of ``graph``, if the bundle is what it was when it was loaded."""
+    if read(bundle.folder).manifest != bundle.manifest:
+        raise BundleError(f"bundle {bundle.folder} has changed since it was loaded; load it again")
+    return _load_session(bundle, graph, choice, plugins, settings)
 
 
 def _warm(bundle: Bundle, graph: ExportedGraph, session: Session, max_rows: int) -> None:

@@ -4,8 +4,7 @@ Requests that give the same tensors and values and want the same tensors share o
 which their rows meet.
 """
 
-import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -13,83 +12,10 @@ import msgspec
 import numpy as np
 
 from ganserve.codecs.seeds import draw
-from ganserve.engines import Session
-from ganserve.errors import EngineError, InvalidArgument
+from ganserve.errors import InvalidArgument
 from ganserve.serving.edits import EditSegment
+from ganserve.serving.stage import Arrays, GraphRun, LoadedGraph, Stage
 from ganserve.spec import Graph, Input, Loop, Noise, Step, Task
-
-Arrays: TypeAlias = Mapping[str, np.ndarray]
-
-
-class LoadedGraph(msgspec.Struct, frozen=True, eq=False):
-    """A graph of a model, of which ``version``, with the engine session that runs it."""
-
-    graph: Graph
-    engine: str
-    session: Session
-    version: int = 1
-
-
-class GraphRun(msgspec.Struct, frozen=True, eq=False):
-    """One graph in a stage: which of the stage's tensors go in, and which outputs are kept under which name."""
-
-    loaded: LoadedGraph
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-
-class Stage(msgspec.Struct, frozen=True, eq=False):
-    """Graphs that run as one batch on one engine; between them the tensors stay where the engine has them.
-
-    ``max_pixels`` are the most pixels that the pictures of one batch have together, by their tensor. Equal rows of a ``shared`` stage run once.
-    """
-
-    model: str
-    engine: str
-    max_rows: int
-    runs: tuple[GraphRun, ...]
-    reads: tuple[str, ...]
-    gives: tuple[str, ...]
-    max_pixels: Mapping[str, int] = {}
-    shared: bool = False
-
-    @property
-    def version(self) -> int:
-        """The model's version."""
-        return self.runs[0].loaded.version
-
-    def same(self, other: "Stage") -> bool:
-        """Whether this is the work of ``other``, so that rows of either may meet."""
-        mine, theirs = (
-            ([(id(run.loaded), run.inputs, run.outputs) for run in stage.runs], stage.reads, stage.gives)
-            for stage in (self, other)
-        )
-        return mine == theirs
-
-    def most_rows(self, feeds: Arrays) -> int:
-        """The most rows of one batch of such ``feeds``: fewer than ``max_rows`` where each is a large picture, but one."""
-        areas = {name: math.prod(feeds[name].shape[1:3]) for name in self.max_pixels}
-        return max(1, min([self.max_rows, *(most // areas[name] for name, most in self.max_pixels.items())]))
-
-    def run(self, feeds: Arrays, ran: Callable[[str], None] | None = None) -> Arrays:
-        """Run the graphs on ``feeds`` (every tensor of ``reads``, rows first) and fetch the tensors of ``gives``.
-
-        ``ran`` is told the name of each graph when it has run; an engine that only queues its work may still be at it.
-        """
-        first = self.runs[0].loaded.session
-        values = {name: first.upload(np.ascontiguousarray(array)) for name, array in feeds.items()}
-        for step in self.runs:
-            wanted = step.outputs
-            made = step.loaded.session.run({port: values[name] for port, name in step.inputs.items()}, tuple(wanted))
-            values.update({wanted[port]: value for port, value in made.items()})
-            if ran is not None:
-                ran(step.loaded.graph.name)
-        made_of = self.runs[-1].loaded.session
-        outputs = {name: made_of.download(values[name]) for name in self.gives}
-        rows = len(feeds[self.reads[0]])
-        if wrong := [name for name, array in outputs.items() if array.shape[:1] != (rows,)]:
-            raise EngineError(f"{self.engine} made {outputs[wrong[0]].shape} for {wrong[0]!r} of {rows} rows")
-        return outputs
 
 
 class LoopSegment(msgspec.Struct, frozen=True, eq=False):

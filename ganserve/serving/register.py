@@ -3,13 +3,16 @@
 Calls see changes in one place, :meth:`Register._publish`, on the event loop and without a pause: each gets the old model or the new one.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from ganserve.errors import NotFound, Unavailable
 from ganserve.metrics import Metrics
 from ganserve.serving.entry import Entry
 from ganserve.serving.finding import Found
 from ganserve.serving.model import Model
+from ganserve.serving.stage import LoadedGraph
+
+HUNG = "its engine hung and is being replaced"
 
 
 class Register:
@@ -44,6 +47,11 @@ class Register:
         """Whether some version of the model ``name`` can answer, maybe after it has been loaded."""
         return any(entry.name == name and entry.able for entry in self._entries)
 
+    @property
+    def lost(self) -> bool:
+        """Whether nothing answers any more because of an engine that hangs."""
+        return any(entry.hung for entry in self._entries) and not any(entry.able for entry in self._entries)
+
     def get(self, name: str, version: int = 0) -> Model:
         """The model ``name``, its latest version for 0, if it is loaded. :class:`NotFound`, or :class:`Unavailable` with the reason."""
         if (model := self._serving.get((name, version))) is None:
@@ -77,6 +85,17 @@ class Register:
         self._tell_engines(name, models.values())
         self.on_change(name)
 
+    def _set_ready(self, model: Model, graphs: Collection[LoadedGraph], ready: bool) -> None:
+        """Have rows wait for the ``graphs`` of ``model``, and calls turned away from it; or have both go on."""
+        for loaded in graphs:
+            loaded.ready = ready
+        entry = next((entry for entry in self._entries if entry.model is model), None)
+        if entry is None:
+            return
+        entry.hung = not all(loaded.ready for loaded in model.graphs.values())
+        entry.state, entry.reason = ("loading", HUNG) if entry.hung else ("ready", "")
+        self._publish(entry.name)
+
     def _tell_engines(self, name: str, models: Iterable[Model]) -> None:
         used = {(name, graph, loaded.engine) for model in models for graph, loaded in model.graphs.items()}
         for labels in self._engines.pop(name, set()) - used:
@@ -85,4 +104,5 @@ class Register:
             self._metrics.engine_in_use.labels(*labels).set(1)
             # There from the start, at 0: to an autoscaler a series that is missing is a server of unknown load, not an idle one.
             self._metrics.engine_time.labels(name, labels[2])
+            self._metrics.engine_hangs.labels(name, labels[2])
         self._engines[name] = used

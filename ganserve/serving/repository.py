@@ -7,7 +7,7 @@ calls see is :mod:`ganserve.serving.register`'s; what is in memory, :mod:`ganser
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,17 +15,23 @@ from typing import Any, TypeVar
 from ganserve.errors import BundleError, GanserveError, LoadFailed
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
+from ganserve.serving import jobs
 from ganserve.serving.entry import Entry, State
 from ganserve.serving.finding import Found, find, key_of
 from ganserve.serving.loading import Loader, NoRoom
+from ganserve.serving.lost import Lost
 from ganserve.serving.model import Model, Settings
 from ganserve.serving.policy import Lifecycle
 from ganserve.serving.register import Register
 from ganserve.serving.residence import Residence
+from ganserve.serving.stage import LoadedGraph, Stage
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MOST_HUNG = 3
+"""The most calls into one model's engines that may hang at a time; each keeps its thread and its memory."""
 
 UNLOADED = "it was unloaded; Models.Load brings it back"
 
@@ -106,6 +112,22 @@ class Repository(Register):
         for name in self._take_over(set(before).intersection(self._found), gone):
             await self._settled(name)
 
+    def replace(self, stage: jobs.Stage, back: asyncio.Future[None]) -> Awaitable[None]:
+        """Have other sessions of the graphs of ``stage`` take the place of those that hang; rows of their model that wait go on then.
+
+        Meanwhile the model is given to no call. Where nothing can take their place, it has failed, and rows that wait raise
+        :class:`Unavailable`. What hangs counts as memory until ``back`` is done, for it cannot be closed.
+        """
+        model = self._residence.owner(stage) if isinstance(stage, Stage) else None
+        if model is None or not isinstance(stage, Stage):
+            # Closed, for its callers have gone: no row waits for it.
+            return asyncio.sleep(0)
+        hung = list(dict.fromkeys(run.loaded for run in stage.runs))
+        self._residence.keep(model, [loaded.session for loaded in hung], back, partial(self._evict, {model}))
+        self._set_ready(model, hung, False)
+        model.begin()
+        return self._replace(model, hung)
+
     def stop_loading(self) -> None:
         """Begin to load nothing more."""
         self._stopping = True
@@ -172,6 +194,9 @@ class Repository(Register):
             chosen = entry.found.reason or (rule.allows(entry.version) and len(kept) != rule.latest)
             if name in self._off or self._stopping or not chosen:
                 continue
+            if entry.hung and entry.model is not None:
+                kept.append(entry)
+                continue
             if not wanted and self._may_sleep(entry):
                 entry.state = "idle"
             elif force or entry.tried != entry.found.stamp or (wanted and entry.failed):
@@ -224,6 +249,35 @@ class Repository(Register):
             entry.tried = stamp
             self._arrived(entry, model)
 
+    async def _replace(self, model: Model, hung: Collection[LoadedGraph]) -> None:
+        try:
+            if model.hung > MOST_HUNG:
+                raise LoadFailed(f"{model.hung} calls into it hang; restart the server")
+            sessions = await self._loader.again(hung)
+        except Exception as error:
+            await self._lose(model, hung, error)
+        else:
+            for loaded, session in zip(hung, sessions, strict=True):
+                loaded.session = session
+            self._set_ready(model, hung, True)
+            log.info("%s %d: the engine that hung has been replaced", model.name, model.manifest.version)
+        finally:
+            model.end()
+
+    async def _lose(self, model: Model, graphs: Collection[LoadedGraph], error: Exception) -> None:
+        """Put ``model`` away: its ``graphs`` hang, and could not be loaded again for ``error``."""
+        entry = next((entry for entry in self._entries if entry.model is model), None)
+        reason = f"its engine hung and could not be replaced: {error if entry is None else self._reason(entry, error)}"
+        for loaded in graphs:
+            loaded.session, loaded.ready = Lost(f"model {model.name!r}: {reason}"), True
+        if entry is None:
+            return
+        async with self._locks[entry.name]:
+            if entry.model is model:
+                self._put_away(entry, "failed", reason)
+                entry.failed, entry.hung, entry.tried = True, True, entry.found.stamp
+                await self._settle(entry.name)
+
     def _refuse(self, entry: Entry) -> None:
         """Raise what is wrong with ``entry`` that can be said without reading all of it."""
         if entry.found.reason:
@@ -238,7 +292,7 @@ class Repository(Register):
     def _arrived(self, entry: Entry, model: Model) -> None:
         """Have ``model`` take over from what ``entry`` had."""
         old, entry.model = entry.model, model
-        entry.state, entry.reason = "ready", ""
+        entry.state, entry.reason, entry.hung = "ready", "", False
         if model.awaits:
             entry.reason = f"{', '.join(model.awaits)} is being built; meanwhile other engines answer"
             self._spawn(self._build(entry, model), self._builds)
@@ -291,7 +345,7 @@ class Repository(Register):
     def _put_away(self, entry: Entry, state: State, reason: str) -> None:
         """Have ``entry`` answer no more calls, or none before it is loaded again."""
         model, entry.model = entry.model, None
-        entry.state, entry.reason, entry.tried, entry.failed = state, reason, None, False
+        entry.state, entry.reason, entry.tried, entry.failed, entry.hung = state, reason, None, False, False
         self._publish(entry.name)
         if model is not None:
             self._retire(model)
@@ -302,7 +356,7 @@ class Repository(Register):
 
     def _evict(self, stays: Collection[Model]) -> bool:
         """Put away the model that was used longest ago, of those in use by no call if there are any; whether there was one."""
-        loaded = [(entry.model, entry) for entry in self._entries if entry.model is not None and not entry.waiting]
+        loaded = [(entry.model, entry) for entry in self._entries if entry.model and not (entry.waiting or entry.hung)]
         able = [(model.calls > 0, model.used, entry) for model, entry in loaded if model not in stays]
         if not able:
             return False

@@ -8,11 +8,13 @@ GPU too. By how much resident memory grows is no guide: docs/lifecycle.md has wh
 import asyncio
 import ctypes
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from ganserve.engines import Session
 from ganserve.errors import LoadFailed, Unavailable
 from ganserve.metrics import Metrics
 from ganserve.serving.model import Model
+from ganserve.serving.stage import Stage
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +30,15 @@ class Residence:
         self._taken = 0
         self._models: set[Model] = set()
         self._leaving: dict[Model, asyncio.Task[None]] = {}
+        self._hung: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._closed = False
         metrics.models_in_memory.set_function(lambda: len(self._models))
         metrics.model_bytes.set_function(lambda: self._taken)
+
+    def owner(self, stage: Stage) -> Model | None:
+        """The model of which ``stage`` runs graphs; None where it has been closed."""
+        return next((model for model in self._models if model.owns(stage)), None)
 
     def has_room(self, size: int) -> bool:
         """Whether ``size`` bytes are free."""
@@ -71,6 +78,21 @@ class Residence:
         """Close ``model`` once the calls that use it have ended; it must be given to no new one."""
         self._leaving[model] = asyncio.get_running_loop().create_task(self._leave(model))
 
+    def keep(
+        self, model: Model, sessions: Collection[Session], until: asyncio.Future[None], evict: Callable[[], bool]
+    ) -> None:
+        """Count what the ``sessions`` of ``model`` take, which others replace, until the call that hangs in them ends: they are closed then.
+
+        They are in memory whether there is room or not; ``evict`` makes what room it can.
+        """
+        model.hung += 1
+        self._taken += model.size
+        while not self.has_room(-sum(model.size for model in self._leaving)) and evict():
+            pass
+        task = asyncio.get_running_loop().create_task(self._give_back(model, sessions, until))
+        self._hung.add(task)
+        task.add_done_callback(self._hung.discard)
+
     def notify(self) -> None:
         """Let those who wait for room look again."""
         self._changed.set()
@@ -83,7 +105,7 @@ class Residence:
 
     async def close(self) -> None:
         """Close all models, whoever uses them."""
-        leaving = list(self._leaving.values())
+        leaving = [*self._leaving.values(), *self._hung]
         for task in leaving:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
@@ -94,6 +116,13 @@ class Residence:
         await model.unused()
         await self._close(model)
         del self._leaving[model]
+
+    async def _give_back(self, model: Model, sessions: Collection[Session], until: asyncio.Future[None]) -> None:
+        await until
+        for session in sessions:
+            await asyncio.to_thread(session.close)
+        model.hung -= 1
+        self.release(model.size)
 
     async def _close(self, model: Model) -> None:
         self._forget(model)

@@ -16,8 +16,9 @@ import numpy as np
 from ganserve.serving.edits import EditSegment
 from ganserve.serving.executor import Executor
 from ganserve.serving.jobs import Arrays, Batch, Job
-from ganserve.serving.plan import LoopSegment, Plan, Stage
+from ganserve.serving.plan import LoopSegment, Plan
 from ganserve.serving.sharing import Wish
+from ganserve.serving.stage import Stage
 from ganserve.serving.tracing import Trace, running
 
 Deliver: TypeAlias = Callable[[int, Arrays, int], None]

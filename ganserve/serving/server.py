@@ -204,6 +204,7 @@ class Server:
 
     def _tell_health(self, model: str) -> None:
         self.health.set(model, self.repository.serves(model))
+        self.health.set("", not self.repository.lost)
 
     def _close(self) -> None:
         self._draining = True
@@ -236,7 +237,14 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
             stack.push_async_callback(tracer.close)
         stack.push_async_callback(repository.close)
         pool = stack.enter_context(ThreadPoolExecutor(settings.encode_threads, "encode"))
-        executor = Executor(batcher, metrics, device=settings.models.device, traced=tracer is not None)
+        executor = Executor(
+            batcher,
+            metrics,
+            device=settings.models.device,
+            traced=tracer is not None,
+            patience=settings.models.hang_seconds,
+            replace=repository.replace,
+        )
         stack.push_async_callback(executor.close)
         limits = PictureLimits(pixels=settings.max_picture_pixels, bytes=settings.max_request_bytes)
         workers = Workers(executor, pool, metrics, limits, settings.provenance, settings.signer)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from ganserve.errors import InvalidArgument
-from ganserve.serving.plan import LoopSegment, Plan, Stage
+from ganserve.serving.plan import LoopSegment, Plan
+from ganserve.serving.stage import Stage
 from ganserve.spec import Graph
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ganserve.errors import DeadlineExceeded
 from ganserve.serving.jobs import Arrays, Batch, Job
-from ganserve.serving.plan import Stage
+from ganserve.serving.stage import Stage
 
 Key: TypeAlias = tuple[Hashable, ...]
 
