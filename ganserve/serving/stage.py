@@ -79,16 +79,16 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
 
         ``ran`` is told the name of each graph when it has run; an engine that only queues its work may still be at it.
         """
-        first = self.runs[0].loaded.session
-        values = {name: first.upload(np.ascontiguousarray(array)) for name, array in feeds.items()}
-        for step in self.runs:
+        # Taken once: a run that hangs may come back after its sessions have been replaced.
+        sessions = [step.loaded.session for step in self.runs]
+        values = {name: sessions[0].upload(np.ascontiguousarray(array)) for name, array in feeds.items()}
+        for step, session in zip(self.runs, sessions, strict=True):
             wanted = step.outputs
-            made = step.loaded.session.run({port: values[name] for port, name in step.inputs.items()}, tuple(wanted))
+            made = session.run({port: values[name] for port, name in step.inputs.items()}, tuple(wanted))
             values.update({wanted[port]: value for port, value in made.items()})
             if ran is not None:
                 ran(step.loaded.graph.name)
-        made_of = self.runs[-1].loaded.session
-        outputs = {name: made_of.download(values[name]) for name in self.gives}
+        outputs = {name: sessions[-1].download(values[name]) for name in self.gives}
         rows = len(feeds[self.reads[0]])
         if wrong := [name for name, array in outputs.items() if array.shape[:1] != (rows,)]:
             raise EngineError(f"{self.engine} made {outputs[wrong[0]].shape} for {wrong[0]!r} of {rows} rows")
