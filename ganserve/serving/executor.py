@@ -292,7 +292,8 @@ class Executor:
             start = 0
             for piece, outputs in batch.split(outcome):
                 rows = range(start, start := start + piece.stop - piece.start)
-                if wrong := next((tensor for row, tensor in nan.items() if row in rows), None):
+                wrong = next((tensor for row, tensor in nan.items() if row in rows), None)
+                if wrong is not None and not piece.job.takes_nan:
                     self._fail([(piece.job, EngineError(f"{batch.stage.engine} made NaN of a row of {wrong!r}"))])
                 if not piece.job.ended:
                     try:

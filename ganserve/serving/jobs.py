@@ -47,6 +47,7 @@ class Job:
     ``deliver(start, outputs, batch)`` gets the rows ``start ..`` of the job as they are made, possibly out of order over several
     batches; ``fail(error)`` is called at most once, and nothing is delivered after it. ``cancelled`` is the batcher's word for
     "take no more rows", ``ended`` the executor's for "tell no more". ``most_rows`` is what a batch of these shapes may have at most.
+    A row of which an engine makes NaN fails the job, unless it ``takes_nan``.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Job:
         "stage",
         "submitted",
         "taken",
+        "takes_nan",
     )
 
     def __init__(
@@ -77,10 +79,11 @@ class Job:
         fail: Callable[[Exception], None],
         deadline: float = math.inf,
         most_rows: int | None = None,
+        takes_nan: bool = False,
     ) -> None:
         self.stage, self.feeds, self.rows, self.caller = stage, feeds, rows, caller
         self.deliver, self.fail, self.deadline = deliver, fail, deadline
-        self.taken, self.most_rows = 0, most_rows or stage.max_rows
+        self.taken, self.most_rows, self.takes_nan = 0, most_rows or stage.max_rows, takes_nan
         self.cancelled = self.ended = False
         self.submitted, self.number = 0.0, 0
         self.line: Line | None = None

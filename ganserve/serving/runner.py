@@ -213,6 +213,8 @@ class Flow:
             fail=self._finish,
             deadline=self._deadline,
             most_rows=stage.most_rows(feeds),
+            # Who watches a loop judges its numbers: a search lets a start go of which nothing comes.
+            takes_nan=self._watch is not None,
         )
         self._executor.submit(job, admitted=admitted)
         self._jobs.add(job)
