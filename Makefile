@@ -7,7 +7,7 @@ PROJECTS := trainers $(sort $(dir $(wildcard plugins/*/pyproject.toml)))
 KIMG ?= 60
 EDITABLE := $(foreach p,$(PROJECTS),--editable $(p))
 
-.PHONY: help demo test lint docs protos bench tools data clean
+.PHONY: help demo test lint docs protos bench chaos tools data clean
 
 help:           ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 10
@@ -59,6 +59,9 @@ bench: .venv/.dev           ## the speed ratios of docs/serving.md
 	$(BIN)/python bench/untrained.py cyclegan paper-256 --out .data/bench/cyclegan-256
 	$(BIN)/python bench/engines.py .data/bench/cyclegan-256 --engine openvino:bf16
 	$(BIN)/ganserve bench .data/bench/cyclegan-256 --engine openvino:bf16 --seconds 20
+
+chaos: .venv/.dev           ## every fault of docs/chaos.md at full size: about an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.chaos
 
 tools:          ## Debian packages that some tests use (needs root)
 	apt-get update -qq

@@ -239,7 +239,9 @@ def _directions(
         field = f"directions[{name}]"
         strengths = _spread(field, numbers.values, rows, wrong)
         check_direction(field, name, numbers.values, task, wrong)
-        directions[name] = np.array(strengths, np.float64).astype(np.float32)
+        # What float32 cannot hold has just been refused.
+        with np.errstate(over="ignore"):
+            directions[name] = np.array(strengths, np.float32)
     return directions
 
 

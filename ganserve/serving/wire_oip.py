@@ -169,7 +169,9 @@ def _given(
             case "direction":
                 direction, strengths = name.removeprefix(DIRECTION), array.reshape(-1).astype(np.float64)
                 check_direction(f"inputs[{name}]", direction, strengths.tolist(), task, wrong)
-                directions[direction] = filled(strengths.astype(np.float32), rows)
+                # What float32 cannot hold has just been refused.
+                with np.errstate(over="ignore"):
+                    directions[direction] = filled(strengths.astype(np.float32), rows)
             case "seed":
                 values[name] = _seeds(array.reshape(-1), rows, parameters, wrong)
             case "picture":

@@ -1,0 +1,76 @@
+"""Damage done to bytes, by chance that can be repeated; what leads to an answer not seen before becomes a seed of more."""
+
+import random
+from collections.abc import Callable
+
+from bench.chaos import wire
+
+INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0xFE, ord('"'), ord("-"), ord("9"))
+MOST = 1 << 16
+"""Nothing grows beyond so many bytes."""
+
+
+def _flip(dice: random.Random, data: bytearray, other: bytes) -> None:
+    data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+
+
+def _put(dice: random.Random, data: bytearray, other: bytes) -> None:
+    data[dice.randrange(len(data))] = dice.choice(INTERESTING)
+
+
+def _number(dice: random.Random, data: bytearray, other: bytes) -> None:
+    at, size = dice.randrange(len(data)), dice.choice((1, 2, 4, 8))
+    data[at : at + size] = dice.choice((0, 1, (1 << 8 * size) - 1, 1 << (8 * size - 1))).to_bytes(size, "little")
+
+
+def _cut(dice: random.Random, data: bytearray, other: bytes) -> None:
+    at = dice.randrange(len(data))
+    del data[at : at + dice.choice((1, 2, 8, len(data)))]
+
+
+def _repeat(dice: random.Random, data: bytearray, other: bytes) -> None:
+    at, size = dice.randrange(len(data)), dice.choice((1, 4, 16, 64))
+    data[at:at] = data[at : at + size] * dice.choice((1, 2, 50))
+
+
+def _splice(dice: random.Random, data: bytearray, other: bytes) -> None:
+    at, start = dice.randrange(len(data)), dice.randrange(len(other))
+    data[at : at + dice.choice((0, 16, len(data)))] = other[start : start + dice.choice((8, 64, len(other)))]
+
+
+WAYS: tuple[Callable[[random.Random, bytearray, bytes], None], ...] = (_flip, _put, _number, _cut, _repeat, _splice)
+
+
+class Mutator:
+    """Inputs from ``seeds``: the same for the same ``seed`` and the same answers.
+
+    Where a protobuf message begins at the byte ``message``, most damage is done to its fields.
+    """
+
+    def __init__(self, seeds: list[bytes], seed: int, message: int | None = None) -> None:
+        self._seeds, self._dice, self._message = list(seeds), random.Random(seed), message
+        self._seen: set[str] = set()
+
+    def next(self) -> bytes:
+        """One more input."""
+        data = self._dice.choice(self._seeds)
+        for _ in range(self._dice.choice((1, 1, 2, 4))):
+            if self._message is None or self._dice.random() < 0.1:
+                data = self._damaged(data)
+            else:
+                begin = self._message
+                data = data[:begin] + wire.damaged(self._dice, data[begin:], self._damaged)
+        return data[:MOST]
+
+    def _damaged(self, data: bytes) -> bytes:
+        changed = bytearray(data or b"\0")
+        self._dice.choice(WAYS)(self._dice, changed, self._dice.choice(self._seeds) or b"\0")
+        return bytes(changed)
+
+    def answered(self, data: bytes, answer: str) -> bool:
+        """Note what came of ``data``; whether that was new."""
+        if answer in self._seen:
+            return False
+        self._seen.add(answer)
+        self._seeds.append(data)
+        return True
