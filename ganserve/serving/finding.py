@@ -63,7 +63,7 @@ def _inside(folder: Path) -> list[Path]:
 
 def _look(folder: Path, name: str, version: int, known: Found | None) -> Found:
     try:
-        stamp = _stamp(folder)
+        stamp = stamp_of(folder)
         if known is not None and known.stamp == stamp:
             return known
         manifest = read_manifest(folder)
@@ -74,7 +74,8 @@ def _look(folder: Path, name: str, version: int, known: Found | None) -> Found:
     return Found(folder, manifest.name, manifest.version, stamp)
 
 
-def _stamp(folder: Path) -> Stamp:
+def stamp_of(folder: Path) -> Stamp:
+    """The stamp of ``folder`` as it is now."""
     with os.scandir(folder) as files:
         facts = [(file.name, file.stat()) for file in files]
     return tuple(sorted((name, fact.st_size, fact.st_mtime_ns, fact.st_ino) for name, fact in facts))

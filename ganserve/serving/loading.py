@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from ganserve.bundle import read, weight_bytes
@@ -12,10 +13,13 @@ from ganserve.engines import Session
 from ganserve.errors import BundleError, LoadFailed
 from ganserve.metrics import Metrics
 from ganserve.plugins import Plugins
-from ganserve.serving.finding import Found
+from ganserve.serving.finding import Found, Stamp, stamp_of
 from ganserve.serving.model import Model, Refusal, Settings, load_model
 from ganserve.serving.residence import Residence
 from ganserve.serving.stage import LoadedGraph
+
+ATTEMPTS = 3
+"""How often a folder is loaded that changes meanwhile."""
 
 Evict = Callable[[], bool]
 """Puts away a model that others need more, and says whether there was one."""
@@ -43,7 +47,33 @@ class Loader:
 
         Without ``evict``, :class:`NoRoom` where it is not free. Who is ``patient`` waits for engines to be built, in a thread that does not
         keep the process from ending. Raises what :func:`load_model` does and :class:`ganserve.errors.LoadFailed`.
+
+        A folder is read more than once: to be verified, by the engines, for the golden rows. Where it changed in between, what was
+        loaded is a mixture, and all is done again.
         """
+        for attempts_left in reversed(range(ATTEMPTS)):
+            before = await asyncio.to_thread(_stamp, found.folder)
+            model, error = None, None
+            try:
+                model = await self._load(found, kept, evict, patient)
+            except Exception as failure:
+                error = failure
+            if await asyncio.to_thread(_stamp, found.folder) == before or (error and not attempts_left):
+                break
+            if model is not None:
+                await self._residence.drop(model)
+                model, error = None, BundleError(f"bundle {found.folder} changes while it is loaded; load it again")
+        if model is None:
+            assert error is not None
+            raise error
+        self._metrics.loads.labels(model.name).inc()
+        # There from the start, at 0: Prometheus sees no increase in a series that begins with its first event.
+        self._metrics.unloads.labels(model.name)
+        self._metrics.reload_failures.labels(model.name)
+        self._metrics.statistics.of(model.name, model.manifest.version)
+        return model
+
+    async def _load(self, found: Found, kept: int, evict: Evict | None, patient: bool) -> Model:
         started = time.monotonic()
         bundle = await asyncio.to_thread(read, found.folder)
         named = bundle.manifest.name, bundle.manifest.version
@@ -67,11 +97,6 @@ class Loader:
             raise
         model.size = size
         self._residence.settle(model)
-        self._metrics.loads.labels(model.name).inc()
-        # There from the start, at 0: Prometheus sees no increase in a series that begins with its first event.
-        self._metrics.unloads.labels(model.name)
-        self._metrics.reload_failures.labels(model.name)
-        self._metrics.statistics.of(*named)
         self._metrics.load_time.labels(model.name).observe(time.monotonic() - started)
         return model
 
@@ -124,6 +149,14 @@ async def _in_a_thread_of_its_own(work: Callable[[], C]) -> C:
 
     threading.Thread(target=run, name="build", daemon=True).start()
     return await made
+
+
+def _stamp(folder: Path) -> Stamp:
+    """The stamp of ``folder``; empty where it is not there just now."""
+    try:
+        return stamp_of(folder)
+    except OSError:
+        return ()
 
 
 def _nothing() -> bool:

@@ -110,11 +110,11 @@ class Residence:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
         for model in list(self._models):
-            await self._close(model)
+            await self.drop(model)
 
     async def _leave(self, model: Model) -> None:
         await model.unused()
-        await self._close(model)
+        await self.drop(model)
         del self._leaving[model]
 
     async def _give_back(self, model: Model, sessions: Collection[Session], until: asyncio.Future[None]) -> None:
@@ -124,7 +124,8 @@ class Residence:
         model.hung -= 1
         self.release(model.size)
 
-    async def _close(self, model: Model) -> None:
+    async def drop(self, model: Model) -> None:
+        """Close ``model``, which no call uses."""
         self._forget(model)
         try:
             await asyncio.to_thread(_close, model)
