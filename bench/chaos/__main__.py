@@ -15,7 +15,7 @@ import click
 
 from bench.chaos.scenario import Outcome, Scenario
 
-SCENARIOS = ("rolling", "reloads", "engine", "lost", "overload", "fuzz", "soak")
+SCENARIOS = ("rolling", "reloads", "engine", "lost", "overload", "disk", "fuzz", "soak")
 """The modules beside this one, in the order in which they run."""
 
 SHORT = 0.02

@@ -37,6 +37,8 @@ HANG = 60.0
 """Seconds after which an input is taken for a hang."""
 SHORTEST_LONG = 2000
 """Bytes above which no input is kept."""
+MOST_TOLD = 1000
+"""The most answers that a child tells of."""
 MOST_KEPT = 100
 """The most inputs that are kept of a target."""
 
@@ -137,7 +139,7 @@ def child(name: str, count: int, seed: int, beat_file: str, keep: Path | None) -
             mutator.answered(data, answer)
             if len(data) < min(SHORTEST_LONG, len(kept.get(answer, b"")) or SHORTEST_LONG):
                 kept[answer] = data
-        print(json.dumps({"answers": answers}), flush=True)
+        print(json.dumps({"answers": dict(answers.most_common(MOST_TOLD))}), flush=True)
         if keep is not None:
             (keep / name).mkdir(parents=True, exist_ok=True)
             chosen = sorted(kept.items())[:: max(1, -(-len(kept) // MOST_KEPT))]

@@ -9,6 +9,9 @@ INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0xFE, ord('"'), ord("-"), ord("9"))
 MOST = 1 << 16
 """Nothing grows beyond so many bytes."""
 
+MOST_LEARNT = 5000
+"""The most answers that make a seed."""
+
 
 def _flip(dice: random.Random, data: bytearray, other: bytes) -> None:
     data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
@@ -69,7 +72,7 @@ class Mutator:
 
     def answered(self, data: bytes, answer: str) -> bool:
         """Note what came of ``data``; whether that was new."""
-        if answer in self._seen:
+        if answer in self._seen or len(self._seen) == MOST_LEARNT:
             return False
         self._seen.add(answer)
         self._seeds.append(data)

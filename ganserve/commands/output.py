@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ganserve.commands.options import Remote
-from ganserve.errors import Unauthenticated, Unavailable
+from ganserve.errors import GanserveError, Unauthenticated, Unavailable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,11 +81,22 @@ def watched(bars: Progress, title: str, count: int, things: Iterable[T]) -> Iter
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write ``path``, making its folder; to a temporary name first, so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``path``, making its folder; to a temporary name first, so that no reader sees half of it.
+
+    Raises :class:`GanserveError` where that is not possible, as on a full disk: what was there before still is.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise GanserveError(
+            f"{path} cannot be written: {error.strerror}; make room, or choose another place"
+        ) from error
 
 
 def write_png(path: Path, image: "Image") -> None:

@@ -81,21 +81,20 @@ def save(
 ) -> Path:
     """Write a checkpoint under ``folder`` and return its path; of the older ones only the newest ``keep - 1`` stay.
 
-    The files are written and synced under a temporary name, which is then renamed: a crash leaves the older ones as they were.
+    The files are written and synced under a temporary name, which is then renamed: a crash leaves the older ones as they were, and so
+    does a full disk, which raises :class:`TrainingError` and leaves nothing else.
     """
     path = folder / f"step-{state.step:08d}"
     temporary = folder / f".{path.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors, numbers = _optimizer_tensors(optimizers)
-    for name, content in zip(FILES, (_tensors(networks), _tensors(averages), tensors), strict=True):
-        save_file(content, temporary / name)
-        _sync(temporary / name)
-    files = {name: _record(temporary / name) for name in FILES}
-    state = msgspec.structs.replace(state, optimizers=tuple(numbers), files=files)
-    (temporary / STATE).write_bytes(msgspec.json.format(msgspec.json.encode(state)))
-    _sync(temporary / STATE)
-    _sync(temporary)
+    try:
+        _write(temporary, state, networks, averages, optimizers)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise TrainingError(
+            f"checkpoint {path} cannot be written: {error}; the older ones are as they were: make room, and go on with --resume"
+        ) from error
     if path.exists():
         shutil.rmtree(path)
     os.rename(temporary, path)
@@ -103,6 +102,24 @@ def save(
     for old in list_checkpoints(folder)[keep:]:
         shutil.rmtree(old)
     return path
+
+
+def _write(
+    folder: Path,
+    state: State,
+    networks: Mapping[str, nn.Module],
+    averages: Mapping[str, nn.Module],
+    optimizers: Sequence[torch.optim.Optimizer],
+) -> None:
+    tensors, numbers = _optimizer_tensors(optimizers)
+    for name, content in zip(FILES, (_tensors(networks), _tensors(averages), tensors), strict=True):
+        save_file(content, folder / name)
+        _sync(folder / name)
+    files = {name: _record(folder / name) for name in FILES}
+    state = msgspec.structs.replace(state, optimizers=tuple(numbers), files=files)
+    (folder / STATE).write_bytes(msgspec.json.format(msgspec.json.encode(state)))
+    _sync(folder / STATE)
+    _sync(folder)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -1,4 +1,5 @@
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,22 @@ def test_a_crash_before_the_rename_leaves_the_older_checkpoint(tmp_path: Path, m
     assert latest is not None
     assert latest.path == older
     assert checkpoint.load(save(tmp_path, 2)).state.step == 2  # the remains are no obstacle
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_and_nothing_else(tmp_path: Path) -> None:
+    older = save(tmp_path, step=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # As a full disk does, this fails in the middle of a file: EFBIG instead of ENOSPC.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, hard))
+    try:
+        with pytest.raises(TrainingError, match=r"step-00000002 cannot be written: .*go on with --resume"):
+            save(tmp_path, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [older]
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    assert found.path == older
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
