@@ -18,7 +18,7 @@ CALLERS = 8
 def run(scale: float) -> Outcome:
     """Restart servers under load."""
     with tempfile.TemporaryDirectory() as folder:
-        return asyncio.run(_restarts(Path(folder), sized(30, scale, 2)))
+        return asyncio.run(_restarts(Path(folder), sized(30, scale, 1)))
 
 
 async def _restarts(folder: Path, restarts: int) -> Outcome:

@@ -1,0 +1,39 @@
+"""The scenarios of bench/chaos as such: one of them in its shortest form, and the table that they make."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench.chaos import __main__ as chaos
+from bench.chaos import rolling
+from bench.chaos.scenario import Outcome, Scenario, sized
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_server_that_is_restarted_loses_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rolling, "SERVERS", 2)
+    outcome = rolling.run(0.01)
+    assert outcome.held, outcome.measured
+    assert outcome.measured.startswith("1 restarts; ")
+
+
+def test_every_scenario_is_listed_and_in_the_document() -> None:
+    modules = {path.stem for path in (ROOT / "bench" / "chaos").glob("*.py") if "\nSCENARIO = " in path.read_text()}
+    assert set(chaos.SCENARIOS) == modules
+    text = (ROOT / "docs" / "chaos.md").read_text()
+    assert [name for name in chaos.SCENARIOS if f"| `{name}` |" not in text] == []
+
+
+@pytest.mark.parametrize(("held", "code"), [(True, 0), (False, 1)])
+def test_what_does_not_hold_fails_the_run(monkeypatch: pytest.MonkeyPatch, held: bool, code: int) -> None:
+    scenario = Scenario("a fault", "something", lambda scale: Outcome(held, f"at {scale:g}"))
+    monkeypatch.setattr("bench.chaos.reloads.SCENARIO", scenario)
+    result = CliRunner().invoke(chaos.main, ["reloads", "--scale", "0.5"])
+    assert result.exit_code == code
+    assert f"| reloads | a fault | something | at 0.5 | {'yes' if held else '**FAIL**'} | 0 |" in result.output
+
+
+def test_sizes_follow_the_scale_down_to_the_least() -> None:
+    assert [sized(30, scale, 2) for scale in (1.0, 0.5, 0.01)] == [30, 15, 2]
