@@ -230,7 +230,9 @@ async def test_the_result_says_how_near_it_is_what_was_read_and_what_served_it(o
     assert one.metric("ganserve_inversion_steps_total", model="echo-inversion") == 8
     assert one.metric("ganserve_images_total", model="echo-inversion") == 1
     # A stream is counted when the server has let it go, which the client may hear of first.
-    await one.until(lambda: one.metric("ganserve_requests_total", model="echo-inversion", task="invert", code="OK") == 1)
+    await one.until(
+        lambda: one.metric("ganserve_requests_total", model="echo-inversion", task="invert", code="OK") == 1
+    )
     assert not result.HasField("seed")
 
 
