@@ -188,11 +188,12 @@ class Executor:
 
     def _next(self) -> tuple[Batch | None, Failures]:
         """The batch to run next: first those that are run once more."""
-        with self._wake:
-            self._again = deque(batch for batch in self._again if not batch.slices[0].job.ended)
-            if batch := next((batch for batch in self._again if batch.stage.ready), None):
-                self._again.remove(batch)
-                return batch, []
+        if self._again:
+            with self._wake:
+                self._again = deque(batch for batch in self._again if not batch.slices[0].job.ended)
+                if batch := next((batch for batch in self._again if batch.stage.ready), None):
+                    self._again.remove(batch)
+                    return batch, []
         return self.batcher.take(self.clock())
 
     def _give_way(self, before: Batch) -> None:
