@@ -86,10 +86,13 @@ class Layer(nn.Module):
         features, scale = self.convolution(features, w)
         assert scale is not None
         strength, bias = self.constants()
-        noise = noise.view(-1, 1, self.side, self.side)
-        noise = noise * (strength if gain is None else strength * gain[:, None, None, None])
         dtype = features.dtype
-        return F.leaky_relu(features * scale.to(dtype) + bias.to(dtype) + noise.to(dtype), SLOPE)
+        features = affine(features, scale.to(dtype), bias.to(dtype))
+        if self.rate or self.frozen:  # a strength that does not learn stays 0, but a graph keeps its inputs
+            noise = noise.view(-1, 1, self.side, self.side)
+            noise = noise * (strength if gain is None else strength * gain[:, None, None, None])
+            features = features + noise.to(dtype)
+        return F.leaky_relu(features, SLOPE)
 
     def constants(self) -> tuple[Tensor, Tensor]:
         """The noise's strength and the bias ``[1, outputs, 1, 1]``, both with the activation's gain."""
@@ -207,3 +210,14 @@ class Synthesis(nn.Module):
 
 def _maps(scale: Tensor | None) -> Tensor | None:
     return None if scale is None else scale[:, :, None, None]
+
+
+def affine(features: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """``features`` ``[n, C, H, W]`` times ``scale`` ``[n, C, 1, 1]`` plus ``bias`` ``[1, C, 1, 1]``."""
+    if not features.is_contiguous(memory_format=torch.channels_last):
+        return features * scale + bias
+    # Channels are last: a row of pixels at a time, for PyTorch would loop over the few channels of one pixel (a CPU: six times as long).
+    _, channels, height, width = features.shape
+    rows = features.permute(0, 2, 3, 1).reshape(-1, height, width * channels)
+    scale, bias = (factor.reshape(-1, 1, channels).repeat(1, 1, width) for factor in (scale, bias))
+    return torch.addcmul(bias, rows, scale).view(-1, height, width, channels).permute(0, 3, 1, 2)

@@ -271,6 +271,28 @@ def test_a_slow_strength_counts_as_little_as_it_learns() -> None:
     torch.testing.assert_close(slow(features, w, noise, None), before)
 
 
+def test_a_strength_that_does_not_learn_is_left_out_until_export() -> None:
+    """Exported, the noise is an input all the same: the graph takes what the spec declares."""
+    silent = Layer(6, 5, 8, 4, 0.0)
+    features, w, noise = torch.randn(2, 6, 4, 4), torch.randn(2, 8), torch.randn(2, 16)
+    made = silent(features, w, noise, None)
+    made.sum().backward()
+    assert silent.strength.grad is None
+    silent.freeze()
+    torch.testing.assert_close(silent(features, w, noise.requires_grad_(), None), made)
+    assert silent(features, w, noise, None).requires_grad
+
+
+def test_a_layer_does_the_same_in_either_memory_layout() -> None:
+    layer = trained_like(Layer(6, 5, 8, 4))
+    features, w, noise = torch.randn(2, 6, 4, 4), torch.randn(2, 8), torch.randn(2, 16)
+    gradients = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        made = layer.to(memory_format=layout)(features.contiguous(memory_format=layout), w, noise, None)
+        gradients.append([made.detach(), *torch.autograd.grad(made.square().sum(), list(layer.parameters()))])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
 def test_noise_can_be_off_everywhere_or_in_some_layers() -> None:
     """StyleGAN's figure 5: each map of the flat noise belongs to one layer, and the last row's gain to none."""
     synthesis = trained_like(Synthesis([(4, 8), (8, 8)], 3, 8))
