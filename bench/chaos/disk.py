@@ -11,6 +11,8 @@ TESTS = (
     "trainers/tests/test_checkpoint.py::test_a_full_disk_leaves_the_older_checkpoint_and_nothing_else",
     "tests/test_engine_cache.py::test_a_full_disk_leaves_what_was_there",
     "tests/test_full_disk.py",
+    "trainers/tests/test_train_command.py::test_a_full_disk_at_the_start_is_told",
+    "trainers/tests/test_train_command.py::test_a_disk_that_fills_under_the_log_costs_what_came_after_the_last_checkpoint",
     "tests/test_generate.py::test_a_full_disk_is_told_and_what_is_complete_stays",
 )
 

@@ -1,12 +1,13 @@
 """Sample grids: images side by side in one PNG."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from ganserve_trainers.written import replacing
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -32,8 +33,9 @@ def as_grid(images: Tensor, group: int = 1) -> Image.Image:
 
 
 def save_grid(images: Tensor, path: Path, group: int = 1) -> None:
-    """Write :func:`as_grid` of ``images`` to ``path`` as PNG, all at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    as_grid(images, group).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    """Write :func:`as_grid` of ``images`` to ``path`` as PNG, all at once or not at all.
+
+    Raises :class:`~ganserve.errors.TrainingError` where the disk is full.
+    """
+    with replacing(path) as temporary:
+        as_grid(images, group).save(temporary, format="PNG")

@@ -1,6 +1,5 @@
 """What a run tells while it goes on: a progress bar, ``log.jsonl`` and TensorBoard, once an interval and never in between."""
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ganserve_trainers.distributed import mean_over_processes
 from ganserve_trainers.grid import to_uint8
+from ganserve_trainers.written import replacing, told
 
 QUIET = 30.0
 """Seconds between two lines where the output is no terminal, so that no bar can be drawn."""
@@ -54,7 +54,9 @@ class Log:
         """Go on from ``step``: entries of later steps, left by a crash, are removed."""
         self._file = folder / "log.jsonl"
         _keep_until(self._file, step)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self._board_folder = folder / "tensorboard"
+        with told(self._board_folder):
+            self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
         self._console = console
         self._bar = Progress(
             TextColumn("{task.fields[done]}"),
@@ -80,19 +82,24 @@ class Log:
     ) -> None:
         """Take the bar away and close the files."""
         self._bar.stop()
-        self._board.close()
+        with told(self._board_folder):
+            self._board.close()
 
     def write(self, step: int, images: int, values: Mapping[str, float]) -> None:
-        """Log the means of an interval that ended at ``step`` with ``images`` images seen."""
+        """Log the means of an interval that ended at ``step`` with ``images`` images seen.
+
+        Raises :class:`~ganserve.errors.TrainingError` where the disk is full, as :meth:`images` does.
+        """
         now = time.monotonic()
         speed = (images - self._images) / max(now - self._clock, 1e-9)
         self._images, self._clock = images, now
         entry: dict[str, Any] = {"step": step, "images": images, "seconds": round(now - self._started, 3)}
         entry |= {"images_per_second": round(speed, 1), **values}
-        with open(self._file, "ab") as file:
+        with told(self._file), open(self._file, "ab") as file:
             file.write(msgspec.json.encode(entry) + b"\n")
-        for name, value in (*values.items(), ("images_per_second", speed)):
-            self._board.add_scalar(name, value, step)
+        with told(self._board_folder):
+            for name, value in (*values.items(), ("images_per_second", speed)):
+                self._board.add_scalar(name, value, step)
         shown = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
         if not self._console.is_terminal and now - self._said > QUIET:
             self._said = now
@@ -110,7 +117,8 @@ class Log:
 
     def images(self, name: str, images: Tensor, step: int) -> None:
         """Show images ``[n, C, H, W]`` in [-1, 1] on TensorBoard."""
-        self._board.add_images(name, to_uint8(images), step, dataformats="NHWC")
+        with told(self._board_folder):
+            self._board.add_images(name, to_uint8(images), step, dataformats="NHWC")
 
     def _done(self, images: int) -> str:
         return f"{images / 1000:.1f} of {self._total / 1000:g} kimg"
@@ -120,9 +128,8 @@ def _keep_until(file: Path, step: int) -> None:
     if not file.is_file():
         return
     lines = [line for line in file.read_bytes().splitlines(keepends=True) if _step(line) <= step]
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_bytes(b"".join(lines))
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        temporary.write_bytes(b"".join(lines))
 
 
 def _step(line: bytes) -> float:

@@ -11,7 +11,6 @@
 """
 
 import importlib.metadata
-import os
 import platform
 import shlex
 import sys
@@ -38,6 +37,7 @@ from ganserve_trainers.loop import Settings, train
 from ganserve_trainers.seeding import derive
 from ganserve_trainers.text.bert import GRAPH
 from ganserve_trainers.text.encoder import VECTORS, Credits, Sentences, TextEncoder, open_encoder
+from ganserve_trainers.written import replacing, told
 
 RECORD = "run.json"
 TEXT = "text"
@@ -135,10 +135,11 @@ def start_run(
         command=_command_line(),
     )
     if fabric.global_rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        if sentences is not None:
-            sentences.encoder.copy(folder / TEXT)
-            sentences.keep(folder / TEXT / VECTORS)
+        with told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if sentences is not None:
+                sentences.encoder.copy(folder / TEXT)
+                sentences.keep(folder / TEXT / VECTORS)
         _write(record, folder)
     return _train(fabric, family, record, data, folder, settings, console, resume=False)
 
@@ -327,9 +328,8 @@ def _versions() -> dict[str, str]:
 
 
 def _write(record: RunRecord, folder: Path) -> None:
-    temporary = folder / f".{RECORD}.tmp"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
-    os.replace(temporary, folder / RECORD)
+    with replacing(folder / RECORD) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
 
 
 def _command_line() -> str:

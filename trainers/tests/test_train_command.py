@@ -1,6 +1,9 @@
 import json
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -42,6 +45,45 @@ def test_train_then_resume(tmp_path: Path) -> None:
     second = invoke("--resume", "--out", tmp_path, "--kimg", "0.4", "--device", "cpu")
     assert second.exit_code == 0, second.output
     assert "0.4 kimg, 50 steps" in second.output
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As a full disk does, this ends a write in its middle."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_at_the_start_is_told(tmp_path: Path) -> None:
+    with files_of_at_most(200):
+        done = start(tmp_path / "run")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)  # what click makes of its own errors
+    assert f"{tmp_path / 'run/run.json'} cannot be written: File too large; checkpoints are as they were" in done.output
+    assert list((tmp_path / "run").iterdir()) == []
+    assert start(tmp_path / "run").exit_code == 0
+
+
+def test_a_disk_that_fills_under_the_log_costs_what_came_after_the_last_checkpoint(tmp_path: Path) -> None:
+    assert start(tmp_path).exit_code == 0
+    log, grids = tmp_path / "log.jsonl", sorted(path.name for path in (tmp_path / "samples").iterdir())
+    entries = log.read_bytes()
+    more = ("--resume", "--out", tmp_path, "--kimg", "0.64", "--device", "cpu", "--log-every", "4")
+    with files_of_at_most(len(entries) + 20):
+        failed = invoke(*more)
+    assert failed.exit_code == 1
+    assert f"{log} cannot be written: File too large" in failed.output
+    assert "go on with --resume" in failed.output
+    assert log.read_bytes().startswith(entries)
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == grids
+    assert invoke(*more).exit_code == 0
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 40
 
 
 def test_a_folder_of_images_with_a_broken_one(tmp_path: Path) -> None:
