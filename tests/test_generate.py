@@ -267,6 +267,37 @@ def test_a_full_disk_is_told_and_what_is_complete_stays(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
+def test_a_run_whose_engine_hangs_ends_and_keeps_what_is_whole(echo: Path, tmp_path: Path) -> None:
+    """In a process of its own, for the call that hangs must not keep it alive."""
+    out = tmp_path / "out"
+    command = ["generate", str(echo), "--task", "sample", "--count", "400", "--part", "100", "--max-batch", "25"]
+    command += ["--threads", "1", "--out", str(out), "--hang-seconds", "1"]
+    script = f"""
+import sys, threading
+from pathlib import Path
+from ganserve.cli import main
+from ganserve.engines.onnxruntime import OnnxRuntimeSession
+
+def hanging(self, *arguments, run=OnnxRuntimeSession.run):
+    if sum(part.is_dir() for part in Path({str(out)!r}).glob("[!.]*")) > 1:
+        threading.Event().wait()
+    return run(self, *arguments)
+
+OnnxRuntimeSession.run = hanging
+sys.argv = ["ganserve", *{command!r}]
+main()
+"""
+    hung = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert hung.returncode == 1, hung.stderr
+    assert "Error: model 'echo': its engine has not come back for 1 s; start again" in hung.stderr
+    assert "Traceback" not in hung.stderr
+    whole = {path.name for path in out.iterdir() if path.is_dir()}
+    assert 2 <= len(whole) < 4
+    assert not list(out.glob(".*"))
+    again = CliRunner().invoke(cli, command)
+    assert f"{400 - 100 * len(whole)} images in {4 - len(whole)} new parts" in again.output, again.output
+
+
 def test_parts_of_shards_are_disjoint_and_cover_the_run() -> None:
     for count in (1, 9, 10, 11, 57):
         run = run_of(count=count, part=10)

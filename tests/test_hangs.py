@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from ganserve import AsyncClient
 from ganserve.client import Samples
 from ganserve.errors import InternalError, Unavailable
 from ganserve.plugins import load
+from ganserve.serving import model
 from ganserve.serving.executor import nan_rows
 from ganserve.serving.model import EngineChoice, Settings
 from ganserve.serving.server import Server, ServerSettings, running
@@ -132,6 +135,29 @@ async def test_what_cannot_be_replaced_has_failed_until_it_is_loaded(folder: Pat
         faulty.broken.clear()
         await one.server.repository.load("a")
         assert (await one.health("a"), await one.health("")) == (SERVING, SERVING)
+        assert await one.sample()
+
+
+async def test_a_bundle_that_changes_while_it_is_loaded_again_does_not_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was loaded may be a mixture: part of it was read before the change, part after."""
+    write_bundle(tmp_path / "a", name="a", tasks=("sample",))
+
+    def changing(*arguments: Any, load: Callable[..., Any] = model._load_session) -> Any:
+        session = load(*arguments)
+        shutil.rmtree(tmp_path / "a")
+        write_bundle(tmp_path / "a", name="a", tasks=("sample", "alone"))
+        return session
+
+    async with up(tmp_path) as one:
+        monkeypatch.setattr(model, "_load_session", changing)
+        with pytest.raises(InternalError):
+            await one.sample(faulty.HANGS)
+        await one.until("failed")
+        assert "has changed since it was loaded; load it again" in one.state()[1]
+        monkeypatch.undo()
+        await one.server.repository.load("a")
         assert await one.sample()
 
 

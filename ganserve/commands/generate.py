@@ -15,6 +15,7 @@ from ganserve.commands.options import (
     Count,
     direction_option,
     engine_of,
+    hang_option,
     label_of,
     max_batch_option,
     number_of,
@@ -87,6 +88,7 @@ class ShardType(click.ParamType[Shard]):
 )
 @threads_option
 @max_batch_option
+@hang_option("so that the run ends with an error")
 def command(
     bundle: Path,
     count: int,
@@ -107,6 +109,7 @@ def command(
     cache_dir: Path | None,
     threads: int,
     max_batch: int,
+    hang_seconds: float,
     provenance: bool,
     signer: "Signer | None",
 ) -> None:
@@ -129,7 +132,14 @@ def command(
 
     found = read(bundle)
     choices = tuple(engine_of(text) for text in engines)
-    settings = Settings(engines=choices, device=device, threads=threads, cache_dir=cache_dir, max_batch=max_batch)
+    settings = Settings(
+        engines=choices,
+        device=device,
+        threads=threads,
+        cache_dir=cache_dir,
+        max_batch=max_batch,
+        hang_seconds=hang_seconds or None,
+    )
     model = load_model(found, installed(), settings)
     with contextlib.closing(model):
         chosen = model.task(task, "sample")
@@ -152,7 +162,7 @@ def command(
             device=device,
             marks="signed" if signer else "told" if provenance else "none",
         )
-        making = Making(run, model, BATCHES * max_batch, signer)
+        making = Making(run, model, BATCHES * max_batch, signer, settings.hang_seconds)
         store = Store(out, run)
         parts = list(run.parts(shard))
         missing = [one for one in parts if not store.path(one).exists()]

@@ -113,6 +113,17 @@ max_batch_option = click.option(
 )
 
 
+def hang_option(then: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """``--hang-seconds``; ``then`` says what happens after them."""
+    return click.option(
+        "--hang-seconds",
+        type=click.FloatRange(min=0),
+        default=300.0,
+        show_default=True,
+        help=f"After how long a batch counts as hung, {then}; 0: never.",
+    )
+
+
 class Colour(click.ParamType[tuple[int, int, int]]):
     """#RRGGBB, or a name that CSS has → (red, green, blue)."""
 

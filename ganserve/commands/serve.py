@@ -10,7 +10,7 @@ import click
 from ganserve.commands.access import access_options
 from ganserve.commands.log import start_log
 from ganserve.commands.marks import marks_options
-from ganserve.commands.options import engine_of, max_batch_option, plugins_dir_option, threads_option
+from ganserve.commands.options import engine_of, hang_option, max_batch_option, plugins_dir_option, threads_option
 
 if TYPE_CHECKING:
     from ganserve.codecs import Signer
@@ -86,13 +86,7 @@ LEVELS = ("debug", "info", "warning", "error")
 )
 @threads_option
 @max_batch_option
-@click.option(
-    "--hang-seconds",
-    type=click.FloatRange(min=0),
-    default=300.0,
-    show_default=True,
-    help="After how long a batch counts as hung, so that its engine's session is replaced; 0: never.",
-)
+@hang_option("so that its engine's session is replaced")
 @click.option(
     "--queue-rows",
     type=click.IntRange(min=1),

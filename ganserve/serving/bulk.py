@@ -22,11 +22,13 @@ ENDINGS = {"npy-float": "npy", "jpeg": "jpg"}
 class Making:
     """What ``run`` asks of ``model``, ``rows`` images at a time; :class:`InvalidArgument` for a direction that its task has not.
 
-    ``signer`` signs the files of a run whose marks are signed.
+    ``signer`` signs the files of a run whose marks are signed. A batch that takes more than ``patience`` seconds hangs.
     """
 
-    def __init__(self, run: Run, model: Model, rows: int, signer: Signer | None = None) -> None:
-        self._run, self._model, self._rows = run, model, rows
+    def __init__(
+        self, run: Run, model: Model, rows: int, signer: Signer | None = None, patience: float | None = None
+    ) -> None:
+        self._run, self._model, self._rows, self._patience = run, model, rows, patience
         self._marks: dict[str, Any] = {"provenance": run.marks != "none", "signer": signer}
         self._task = model.task(run.task, "sample")
         self._label = next((source.tensor for source in self._task.task.inputs if source.codec == "label"), None)
@@ -36,10 +38,10 @@ class Making:
                 raise InvalidArgument.of(f"directions[{name}]", f"the task has no such direction; it has {known}")
 
     async def make(self, parts: Sequence[Part], store: Store) -> AsyncGenerator[Part]:
-        """Make ``parts`` and put them into ``store``, each as soon as it is whole."""
+        """Make ``parts`` and put them into ``store``, each as soon as it is whole; :class:`ganserve.errors.Unavailable` where the engine hangs."""
         asks = (self._ask(start, stop) for part in parts for start, stop in self._pieces(part))
         async with contextlib.aclosing(
-            results_of(asks, max_rows=self._rows, device=self._run.device, **self._marks)
+            results_of(asks, max_rows=self._rows, device=self._run.device, patience=self._patience, **self._marks)
         ) as answers:
             for part in parts:
                 # Before anything is written: what is wrong with the run shows in its first results.

@@ -336,9 +336,20 @@ def _load_again(
     bundle: Bundle, graph: ExportedGraph, choice: EngineChoice, plugins: Plugins, settings: Settings
 ) -> Session:
     """Another session of ``graph``, if the bundle is what it was when it was loaded."""
+    _check_unchanged(bundle)
+    session = _load_session(bundle, graph, choice, plugins, settings)
+    try:
+        # It may have changed while it was read.
+        _check_unchanged(bundle)
+    except BundleError:
+        session.close()
+        raise
+    return session
+
+
+def _check_unchanged(bundle: Bundle) -> None:
     if read(bundle.folder).manifest != bundle.manifest:
         raise BundleError(f"bundle {bundle.folder} has changed since it was loaded; load it again")
-    return _load_session(bundle, graph, choice, plugins, settings)
 
 
 def _warm(bundle: Bundle, graph: ExportedGraph, session: Session, max_rows: int) -> None:
