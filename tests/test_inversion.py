@@ -480,6 +480,21 @@ async def test_a_budget_ends_a_search_with_the_best_so_far(one: Up) -> None:
     assert result.loss == pytest.approx(by_hand.loss, rel=1e-3)
 
 
+async def test_a_server_that_stops_ends_a_search_with_the_best_so_far(bundle: Path) -> None:
+    async with up(bundle, grace=0.6) as one:
+        watched = one.watch()
+        watched.seconds = 0.02
+        searching = asyncio.create_task(one.result(request(steps=1000)))
+        while len(watched.batches) < 5:
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        await one.server.drain()
+        assert time.monotonic() - began < 0.6
+        result = await searching
+    assert result.stopped_early
+    assert 5 < result.steps < 40
+
+
 async def test_a_budget_that_is_over_before_the_search_leaves_one_step(one: Up) -> None:
     one.watch("start").seconds = 0.1
     result = await one.result(request(start=pb.START_SAMPLES, seconds=0.01, seed=3))

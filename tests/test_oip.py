@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +372,21 @@ def test_a_picture_is_inverted_as_by_ganserve_v1(client: triton.InferenceServerC
     again = [given("image", target, "UINT8"), given("z", made.as_numpy("z")), given("steps", [1], "INT64")]
     better = client.infer("echo-inversion", again, parameters={"task": "invert"}, outputs=asked("loss"))
     assert better.as_numpy("loss") <= made.as_numpy("loss")
+
+
+def test_a_search_takes_no_more_steps_than_the_server_allows(bundles: Path) -> None:
+    with (
+        serving(bundles / "echo-inversion", max_steps=5) as limited,
+        triton.InferenceServerClient(limited.address) as client,
+    ):
+        target = given("image", np.zeros((1, SIZE, SIZE, 3)), "UINT8")
+        for steps, refused in ((6, True), (5, False)):
+            inputs = [target, given("steps", [steps], "INT64")]
+            ask = partial(client.infer, "echo-inversion", inputs, parameters={"task": "invert", "start": "average"})
+            if refused:
+                assert "6; this server takes at most 5 steps of a search" in refusal(ask)[1]
+            else:
+                assert ask().as_numpy("loss").shape == (1, 1)
 
 
 # What is refused.

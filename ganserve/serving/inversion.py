@@ -64,6 +64,16 @@ class InvertAsk(Ask, kw_only=True):
     """Whether progress carries the best latent so far."""
 
 
+class Bounds(msgspec.Struct, frozen=True):
+    """What a server gives a search: the most steps, and ``ends()``, the time of the executor's clock before which it is over."""
+
+    steps: int = MOST_STEPS
+    ends: Callable[[], float] = lambda: math.inf
+
+
+UNBOUND = Bounds()
+
+
 class Found(msgspec.Struct, frozen=True, eq=False):
     """The end of a search: the best latent, its loss, its picture, and how near that is to the target."""
 
@@ -77,12 +87,12 @@ class Found(msgspec.Struct, frozen=True, eq=False):
 class Search:
     """An :class:`InvertAsk` that has been checked. Making one raises :class:`InvalidArgument`; nothing has been computed then.
 
-    ``start`` is where it starts, ``pair`` the (seed, index) that this was drawn from, if it was; ``frame`` tells of the picture
-    once it has been read.
+    ``start`` is where it starts, ``pair`` the (seed, index) that this was drawn from, if it was; ``frame`` tells of the picture once
+    it has been read.
     """
 
-    def __init__(self, ask: InvertAsk, workers: Workers, max_steps: int = MOST_STEPS) -> None:
-        self._ask, self._workers, self._max_steps = ask, workers, max_steps
+    def __init__(self, ask: InvertAsk, workers: Workers, bounds: Bounds = UNBOUND) -> None:
+        self._ask, self._workers, self._max_steps = ask, workers, bounds.steps
         self._clock = workers.executor.clock
         self._came = self._clock()
         task, metrics = ask.task.task, workers.metrics
@@ -101,7 +111,7 @@ class Search:
             place for place, one in enumerate(self._seeking.plan.segments) if isinstance(one, LoopSegment)
         )
         self._counter = metrics.child(metrics.inversion_steps, ask.model.name)
-        self._lookout = Lookout(ask, self._clock, self._counter.inc)
+        self._lookout = Lookout(ask, self._clock, self._counter.inc, bounds.ends)
         self._reader = Reader(workers)
         self._admitted = False
         self._decode_seconds = self._encode_seconds = 0.0
@@ -120,7 +130,7 @@ class Search:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether its time ran out before its steps were done."""
+        """Whether its time ran out, or its server's, before its steps were done."""
         return self._lookout.stopped_early
 
     @property

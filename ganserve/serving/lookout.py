@@ -20,7 +20,7 @@ PENDING = 4
 """The most messages of progress that wait for a reader; beyond it the oldest go."""
 
 FAREWELL = 0.1
-"""Seconds before the call's deadline at which a search should be over, so that its result arrives in time."""
+"""Seconds before the call's deadline or the server's end at which a search should be over, so that its result arrives in time."""
 
 COMPARED = 1e-6
 """Seconds besides for each number of the picture, which is encoded and compared with the target: several times what it takes."""
@@ -50,11 +50,13 @@ class Lookout:
     when there is any.
     """
 
-    def __init__(self, ask: "InvertAsk", clock: Callable[[], float], counted: Callable[[], None]) -> None:
-        """``counted`` is called for each step."""
-        self._ask, self._clock, self._counted = ask, clock, counted
+    def __init__(
+        self, ask: "InvertAsk", clock: Callable[[], float], counted: Callable[[], None], ends: Callable[[], float]
+    ) -> None:
+        """``counted`` is called for each step; ``ends`` tells when the server ends, infinity while it is not stopping."""
+        self._ask, self._clock, self._counted, self._ends = ask, clock, counted, ends
         self._came = self._ended = clock()
-        self._step_seconds = 0.0
+        self._step_seconds = self._farewell = 0.0
         self.steps = self.most_steps = 0
         self.stopped_early = False
         self.perceptual: float | None = None
@@ -68,7 +70,8 @@ class Lookout:
         ports = {name: port for port, name in loop.loop.makes(loop.graph).items()}
         self._best_loss, self._best = ports[inversion.loss], ports[inversion.latent]
         self._preview = ports[inversion.preview]
-        self._until = min(self._came + self._ask.seconds, self._ask.deadline - FAREWELL - COMPARED * size)
+        self._farewell = FAREWELL + COMPARED * size
+        self._until = min(self._came + self._ask.seconds, self._ask.deadline - self._farewell)
         self.most_steps, self._ended = most_steps, self._clock()
         return self._see
 
@@ -82,7 +85,8 @@ class Lookout:
             # The picture of the moment is the best so far.
             self.perceptual = float(outputs[_PERCEPTUAL][0])
         goes_on = self.steps < self.most_steps
-        self.stopped_early = goes_on and now + STEPS_AFTER * self._step_seconds > self._until
+        until = min(self._until, self._ends() - self._farewell)
+        self.stopped_early = goes_on and now + STEPS_AFTER * self._step_seconds > until
         if goes_on and not self.stopped_early and self._ask.every and self.steps % self._ask.every == 0:
             self._tell(now, outputs)
         return np.array([self.stopped_early])

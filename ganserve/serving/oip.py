@@ -11,7 +11,7 @@ from ganserve.codecs import Media
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask, Call, Workers
 from ganserve.serving.front import check_reply
-from ganserve.serving.inversion import Found, InvertAsk, Search
+from ganserve.serving.inversion import Bounds, Found, InvertAsk, Search
 from ganserve.serving.oip_ports import INDEX
 from ganserve.serving.told import told_by
 from ganserve.serving.wire_oip import Wish, field_of, row_field
@@ -29,10 +29,10 @@ class Made(msgspec.Struct, frozen=True, eq=False):
 
 
 class Run:
-    """A :class:`Wish` that has been checked. Making one raises :class:`InvalidArgument`; nothing has been computed then."""
+    """A :class:`Wish` that has been checked; its searches keep to ``bounds``. Making one raises :class:`InvalidArgument`; nothing has been computed then."""
 
-    def __init__(self, wish: Wish, workers: Workers) -> None:
-        self._wish, self._workers = wish, workers
+    def __init__(self, wish: Wish, workers: Workers, bounds: Bounds) -> None:
+        self._wish, self._workers, self._bounds = wish, workers, bounds
         field, asks = field_of(wish.model, wish.task), wish.asks
         self._fields = [row_field(field, row, len(asks)) if wish.task.pictures else field for row in range(len(asks))]
         self._reply_bytes = 0
@@ -76,7 +76,7 @@ class Run:
 
     def _work(self, ask: Ask) -> Call | Search:
         if isinstance(ask, InvertAsk):
-            return Search(ask, self._workers)
+            return Search(ask, self._workers, self._bounds)
         call = Call(ask, self._workers)
         if call.seeds is None and (wrong := [name for name in (SEED, INDEX) if name in self._wish.outputs]):
             raise InvalidArgument([Violation(f"outputs[{name}]", "there is none: no noise is drawn") for name in wrong])

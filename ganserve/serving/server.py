@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import os
 import signal
 import time
@@ -33,7 +34,7 @@ from ganserve.serving.executor import Executor
 from ganserve.serving.gates import MANAGEMENT_HOST, Access, gates
 from ganserve.serving.health import Health
 from ganserve.serving.interceptor import Interceptor
-from ganserve.serving.inversion import MOST_STEPS
+from ganserve.serving.inversion import MOST_STEPS, Bounds
 from ganserve.serving.model import Settings
 from ganserve.serving.otlp import OtlpTracer
 from ganserve.serving.policy import Lifecycle
@@ -142,6 +143,8 @@ class Server:
         self.management_port: int | None = None
         self.metrics_port = 0
         self.health = Health()
+        self.ends = math.inf
+        """When the grace period of a server that drains is over, by the monotonic clock."""
         self._servers: list[grpc.aio.Server] = []
         self._draining = False
 
@@ -188,11 +191,11 @@ class Server:
     async def drain(self) -> None:
         """Turn unready, let running calls finish within the grace period, then stop."""
         self._close()
+        self.ends = time.monotonic() + self.settings.grace
         # gRPC cancels calls that it has received but not handed over; while it still runs, they are told UNAVAILABLE.
-        end = time.monotonic() + self.settings.grace
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.traffic.idle.wait(), self.settings.grace)
-        await self._stop(max(0.0, end - time.monotonic()))
+        await self._stop(max(0.0, self.ends - time.monotonic()))
 
     async def stop(self) -> None:
         """Turn unready and stop; calls that run are cancelled."""
@@ -253,7 +256,8 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         guard = Guard(load_policies(plugins, settings.prompt_policy), pool, settings.log_prompts)
         latents = Latents(repository, workers, max_rows, guard)
         text = Text(repository, workers, max_rows, guard)
-        inversion = Inversion(repository, workers, max_rows, settings.max_steps)
+        bounds = Bounds(settings.max_steps, lambda: server.ends)
+        inversion = Inversion(repository, workers, max_rows, bounds)
         stack.push_async_callback(server.stop)
         open_inference = OpenInference(
             repository,
@@ -263,6 +267,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
             max_batch=settings.models.max_batch,
             window=settings.stream_frames,
             guard=guard,
+            bounds=bounds,
         )
         offered = services(generation, latents, inversion, text, Models(repository), open_inference, server.health)
         await server.listen(offered)

@@ -7,7 +7,7 @@ import grpc
 
 from ganserve.serving.call import Workers
 from ganserve.serving.front import Front
-from ganserve.serving.inversion import Search
+from ganserve.serving.inversion import Bounds, Search
 from ganserve.serving.repository import Repository
 from ganserve.serving.told import told_by
 from ganserve.serving.wire_invert import ask_of_invert, invert_field, response_of
@@ -16,11 +16,11 @@ from ganserve.v1 import inversion_pb2_grpc
 
 
 class Inversion(Front, inversion_pb2_grpc.InversionServicer):
-    """The rpc that finds the latent of a picture. A search tries at most ``max_rows`` samples and takes at most ``max_steps``."""
+    """The rpc that finds the latent of a picture. A search tries at most ``max_rows`` samples."""
 
-    def __init__(self, repository: Repository, workers: Workers, max_rows: int, max_steps: int) -> None:
+    def __init__(self, repository: Repository, workers: Workers, max_rows: int, bounds: Bounds) -> None:
         super().__init__(repository, workers)
-        self._max_rows, self._max_steps = max_rows, max_steps
+        self._max_rows, self._bounds = max_rows, bounds
 
     async def Invert(  # noqa: N802
         self, request: pb.InvertRequest, context: grpc.aio.ServicerContext
@@ -30,7 +30,7 @@ class Inversion(Front, inversion_pb2_grpc.InversionServicer):
         ask = ask_of_invert(request, model, task, self._max_rows)
         self._admit(ask, context)
         with told_by(invert_field):
-            search = Search(ask, self._workers, self._max_steps)
+            search = Search(ask, self._workers, self._bounds)
             async with aclosing(search.messages()) as messages:
                 async for said in messages:
                     yield response_of(said, search, model)

@@ -15,6 +15,7 @@ from ganserve.serving.call import Workers
 from ganserve.serving.entry import Entry
 from ganserve.serving.frames import in_order
 from ganserve.serving.front import Front, check_reply
+from ganserve.serving.inversion import Bounds
 from ganserve.serving.model import Model
 from ganserve.serving.oip import INSTEAD, Run
 from ganserve.serving.oip_parameters import check_parameters
@@ -43,7 +44,7 @@ _VERSION = re.compile("[1-9][0-9]{0,8}")
 class OpenInference(Front):
     """The rpcs of ``inference.GRPCInferenceService``. A request has at most ``max_rows``, a batch at most ``max_batch``.
 
-    At most ``window`` requests of a stream are read and not answered; ``guard`` lets their prompts pass.
+    At most ``window`` requests of a stream are read and not answered; ``guard`` lets their prompts pass, ``bounds`` limit searches.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class OpenInference(Front):
         max_batch: int,
         window: int,
         guard: Guard,
+        bounds: Bounds,
     ) -> None:
         super().__init__(repository, workers)
-        self._traffic, self._window, self._guard = traffic, window, guard
+        self._traffic, self._window, self._guard, self._bounds = traffic, window, guard, bounds
         self._max_rows, self._max_batch = max_rows, max_batch
 
     async def ServerLive(  # noqa: N802
@@ -216,7 +218,7 @@ class OpenInference(Front):
             if parameters.timeout is not None:
                 ask.deadline = min(ask.deadline, self._workers.executor.clock() + parameters.timeout / 1e6)
         await self._guard.let_pass(model.name, prompts_of(wish))
-        return wish, Run(wish, self._workers)
+        return wish, Run(wish, self._workers, self._bounds)
 
     async def _noted(self, name: str, version: str) -> Model:
         model = await self._model(name, version)
