@@ -248,6 +248,32 @@ class FamilyConformance:
             alone = client.imagine(self.family, prompts[2], seed=5, first_index=1, task=task.name, format="npy")
             assert made.served.determinism != "bit-exact" or alone[0].data == made[5].data
 
+    def test_a_walk_passes_through_its_keys(self, bundle: Bundle, client: Client) -> None:
+        """Tasks with latents, but those with classes: the frames at two seeds are their samples, and the one between is neither."""
+        for task in _tasks(bundle, "sample"):
+            if "label" in task.values():
+                continue
+            ends = client.sample(self.family, 2, seed=5, format="raw", task=task.name).data
+            for latent in task.latents:
+                options: dict[str, Any] = {"latent": latent.tensor, "format": "raw", "task": task.name}
+                first, between, last = client.interpolate(self.family, [(5, 0), (5, 1)], 2, **options)
+                assert [first.data, last.data] == ends, f"{task.name} does not meet its samples in {latent.tensor}"
+                assert between.data not in ends
+
+    def test_an_inversion_comes_nearer_and_goes_back_into_sample(self, bundle: Bundle, client: Client) -> None:
+        """Invert tasks, but those with classes: of a picture that the model made."""
+        for task in _tasks(bundle, "invert"):
+            if "label" in task.values():
+                continue
+            target = client.sample(self.family, 1, seed=5, format="raw")[0].array()
+            begun, found = (
+                client.invert(self.family, target, seed=1, steps=steps, format="raw", task=task.name)
+                for steps in (1, 20)
+            )
+            assert found.loss < begun.loss, f"{task.name} comes no nearer in 20 steps"
+            again = client.sample(self.family, 1, tensors=found.tensors, format="raw")
+            assert (again[0].array() == found.array()).all(), "the latent found is not that of the picture shown"
+
     @classmethod
     def _train(cls, folder: Path, source: str, *, steps: int, resume: bool = False) -> None:
         batch = int(installed().family(cls.family).config("tiny")["batch"])
