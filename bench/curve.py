@@ -3,7 +3,7 @@
     python bench/curve.py RUN... --data IMAGE_FOLDER --features NSFWJS_PACKAGE --out FOLDER
 
 Every checkpoint that a run has kept is exported and sampled through a real server. Give runs of several families to see them side
-by side at equal images. Writes ``curve.md`` and ``curve.json``; features are kept in ``--cache``, so that a longer run adds only what is new.
+by side at equal images; those of a run that another began from count too. Writes ``curve.md`` and ``curve.json``; features are kept in ``--cache``, so that a longer run adds only what is new.
 """
 
 import tempfile
@@ -22,6 +22,7 @@ from ganserve_trainers.checkpoint import list_checkpoints, load
 from ganserve_trainers.export import Label, export_run
 from ganserve_trainers.metrics import frechet
 from ganserve_trainers.metrics.inception import FEATURE_NAME, PACKAGE, VERSION, FeatureExtractor
+from ganserve_trainers.run import read_record
 
 
 def made_at(run: Path, kimg: float, count: int, seed: int) -> np.ndarray:
@@ -37,12 +38,18 @@ def images_seen(run: Path) -> list[float]:
     return sorted(load(path).state.images / 1000 for path in list_checkpoints(run / "checkpoints"))
 
 
-def table(names: Sequence[str], curves: Sequence[dict[float, float]]) -> str:
+def images_before(run: Path) -> float:
+    """Thousands of images that the run had seen from whose weights ``run`` began; 0 where they were drawn."""
+    origin = read_record(run).begun_from
+    return 0.0 if origin is None else origin.images / 1000
+
+
+def table(names: Sequence[str], curves: Sequence[dict[int, float]]) -> str:
     """Markdown: one line for each number of images, one column for each run."""
     lines = [f"| kimg | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for kimg in sorted(set().union(*curves)):
         cells = [f"{curve[kimg]:.2f}" if kimg in curve else "" for curve in curves]
-        lines.append(f"| {kimg:g} | {' | '.join(cells)} |")
+        lines.append(f"| {kimg} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -73,7 +80,7 @@ def main(
 ) -> None:
     """Measure every checkpoint of RUNS against the real images."""
     extract = remembered(FeatureExtractor(features), cache)
-    curves: list[dict[float, float]] = []
+    curves: list[dict[int, float]] = []
     reference = None
     try:
         for run in runs:
@@ -85,8 +92,9 @@ def main(
                     # The half that bench/starter.py compares with, so that the figures are the same.
                     shuffled = real[np.random.default_rng(seed).permutation(len(real))]
                     reference = frechet.fit(extract(shuffled[: min(samples, len(real) // 2)]))
-                curves[-1][kimg] = frechet.distance(frechet.fit(extract(made)), reference)
-                click.echo(f"{run.name} at {kimg:g} kimg: {curves[-1][kimg]:.2f}")
+                seen = round(images_before(run) + kimg)
+                curves[-1][seen] = frechet.distance(frechet.fit(extract(made)), reference)
+                click.echo(f"{run.name} at {seen} kimg: {curves[-1][seen]:.2f}")
     except GanserveError as error:
         raise click.ClickException(str(error)) from error
     names = [run.name for run in runs]

@@ -8,14 +8,16 @@ from ganserve.errors import BundleError
 
 
 def training(provenance: Mapping[str, Any]) -> str:
-    """How the bundle was trained, in Markdown: the command, then every other fact of the manifest's provenance."""
+    """How the bundle was trained, in Markdown: the commands, then every other fact of the manifest's provenance."""
     missing = [name for name in ("command", "seed") if name not in provenance]
     if missing:
         raise BundleError(
             f"the manifest's provenance has no {' and no '.join(missing)}: a starter bundle must say how it was trained"
         )
-    facts = "\n".join(f"| {name} | {value} |" for name, value in flat(provenance) if name != "command")
-    return f"```\n{provenance['command']}\n```\n\n| | |\n|---|---|\n{facts}"
+    facts = "\n".join(f"| {name} | {value} |" for name, value in flat(provenance) if not name.endswith("command"))
+    origin = provenance.get("begun_from")
+    commands = [*([origin["command"]] if origin else []), provenance["command"]]
+    return f"```\n{chr(10).join(commands)}\n```\n\n| | |\n|---|---|\n{facts}"
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -114,9 +114,13 @@ def measure_fashion(samples: np.ndarray, train: Labelled, test: Labelled, seed: 
 
 
 def measure_emoji(
-    samples: np.ndarray, real: np.ndarray, features: Callable[[np.ndarray], np.ndarray], seed: int
+    samples: np.ndarray, real: np.ndarray, trained: int, features: Callable[[np.ndarray], np.ndarray], seed: int
 ) -> Report:
-    """Fréchet distances of ``samples`` and of blurred real images to real ones, beside the distance between two real sets."""
+    """Fréchet distances of ``samples`` and of blurred real images to real ones, beside the distance between two real sets.
+
+    Of the real ones ``trained`` were the model's training data.
+    """
+    held_out = f"{trained:,} of them are the training data." if trained < len(real) else ""
     shuffled = real[np.random.default_rng(seed).permutation(len(real))]
     half = min(len(samples), len(real) // 2)
     one, two = shuffled[:half], shuffled[half : 2 * half]
@@ -131,20 +135,25 @@ def measure_emoji(
     real_to_rest = nearest(shuffled[:QUERIES], shuffled, skip_self=True).distance
     return Report(
         data="Google's Noto emoji as the npm package emoji-datasource-google 16.0.0 carries them (images Apache-2.0): "
-        f"{len(real):,} images of 64×64 pixels, flattened on white.",
+        f"{len(real):,} images of 64×64 pixels, flattened on white. {held_out}",
         figures=[
             (f"Fréchet distance of {half:,} samples to {half:,} real images", distance(made)),
             (f"Fréchet distance of {half:,} other real images to them", distance(other)),
             ("Fréchet distance of the other real images, blurred (Gaussian, σ = 1 pixel), to them", distance(blurred)),
             ("Mean feature distance between two samples / two real images", f"{diversity_ratio(made, known):.3f}"),
             ("Mean pixel distance between two samples / two real images", f"{diversity_ratio(samples, one):.3f}"),
-            ("Median distance of a sample to its nearest training image", grey_levels(to_train, samples)),
+            ("Median distance of a sample to its nearest real image", grey_levels(to_train, samples)),
             ("Median distance of a real image to its nearest other one", grey_levels(real_to_rest, samples)),
         ],
         notes=f'"Fréchet distance" is that in {FEATURE_NAME} ({PACKAGE} {VERSION}). It is not FID and '
         "compares with nothing but other figures made the same way, from as many images.\n",
         passed=None,
     )
+
+
+def images_of(folder: Path) -> int:
+    """How many images the model of the bundle in ``folder`` was trained on."""
+    return int(bundle.read(folder).manifest.provenance["data"]["images"])
 
 
 def grey_levels(distances: np.ndarray, images: np.ndarray) -> str:
@@ -210,11 +219,11 @@ Licence of this bundle: {manifest.licence}. {manifest.attribution}
 Samples are those of seed {seed}, index 0 to {len(samples) - 1}. Made by
 `python bench/starter.py {command} --seed {seed} --samples {len(samples)}`.
 
-## Nearest training images
+## Nearest real images
 
-The first {PAIRS} samples in the first and third row; below each, the training image nearest to it (L2 in pixels).
+The first {PAIRS} samples in the first and third row; below each, the real image nearest to it (L2 in pixels).
 
-![{PAIRS} samples and their nearest training images](neighbours.png)
+![{PAIRS} samples and their nearest real images](neighbours.png)
 """
     write_text(folder / "README.md", text)
 
@@ -290,7 +299,7 @@ def emoji(folder: Path, seed: int, data: Path, features: Path, cache: Path | Non
     def measure(images: np.ndarray) -> tuple[Report, np.ndarray]:
         real = read_images(data, images).images
         extract = remembered(FeatureExtractor(features), cache)
-        return measure_emoji(images, real, extract, seed), real
+        return measure_emoji(images, real, images_of(folder), extract, seed), real
 
     publish(folder, seed, samples, "emoji --bundle BUNDLE --data IMAGE_FOLDER --features NSFWJS_PACKAGE", measure)
 

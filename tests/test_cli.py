@@ -92,7 +92,11 @@ def test_every_command_teaches(name):
 
 
 def test_the_reference_is_current():
-    assert (ROOT / "docs" / "cli.md").read_text() == reference(), "run `make docs`"
+    # In a process of its own: click keeps the help option that a command had at first, and a test may have asked one without its group.
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.docs", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_option_has_its_own_variable():

@@ -13,8 +13,11 @@ from ganserve.bulk_files import Store
 from ganserve.commands.marks import marks_options
 from ganserve.commands.options import (
     Count,
+    cache_dir_option,
+    device_option,
     direction_option,
     engine_of,
+    engines_option,
     hang_option,
     label_of,
     max_batch_option,
@@ -73,19 +76,9 @@ class ShardType(click.ParamType[Shard]):
 @marks_options
 @click.option("--format", "image_format", default="", help="Of the files: png, jpeg, webp, npy or npy-float [png].")
 @quality_option
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    default=("onnxruntime",),
-    show_default=True,
-    metavar="NAME[:PRECISION]",
-    help="Engine to run graphs on; repeat it to name what to fall back on.",
-)
-@click.option("--device", default="cpu", show_default=True, help="Where graphs run: cpu, cuda:0 ...")
-@click.option(
-    "--cache-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep built engines here [keep none]."
-)
+@engines_option
+@device_option
+@cache_dir_option
 @threads_option
 @max_batch_option
 @hang_option("so that the run ends with an error")

@@ -12,14 +12,16 @@ import msgspec
 import numpy as np
 
 from ganserve.commands.options import (
-    Colour,
     Remote,
+    background_option,
     label_of,
     number_of,
     number_option,
+    parallel_option,
     quality_option,
     server_option,
     task_option,
+    timeout_option,
     version_option,
 )
 from ganserve.commands.output import asking, progress, write_file
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
     type=click.Choice(["exact", "resize", "letterbox"]),
     help="How a picture meets the model's size [resize].",
 )
-@click.option("--background", type=Colour(), default="#ffffff", show_default=True, help="Behind what is transparent.")
+@background_option
 @click.option(
     "--format",
     "image_format",
@@ -73,16 +75,8 @@ if TYPE_CHECKING:
 )
 @quality_option
 @click.option("--overwrite", is_flag=True, help="Invert anew what lies in --out already.")
-@click.option(
-    "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures under way at once."
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=600.0,
-    show_default=True,
-    help="Seconds for each picture; a search ends with the best so far shortly before.",
-)
+@parallel_option
+@timeout_option(600.0, "; a search ends with the best so far shortly before")
 @server_option
 def command(
     model: str,

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from decimal import Decimal
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import click
 
 if TYPE_CHECKING:
     from ganserve.client import Tls
     from ganserve.serving.model import EngineChoice
+
+Command: TypeAlias = Callable[..., None]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -45,7 +47,7 @@ class Remote(NamedTuple):
         return self.address
 
 
-def server_option(command: Callable[..., None]) -> Callable[..., None]:
+def server_option(command: Command) -> Command:
     """Add the options that name a server and say how to reach it to ``command``, which gets them as a :class:`Remote` ``server``."""
 
     @wraps(command)
@@ -71,6 +73,24 @@ def server_option(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_REMOTE):
         collected = option(collected)
     return collected
+
+
+class Colour(click.ParamType[tuple[int, int, int]]):
+    """#RRGGBB, or a name that CSS has → (red, green, blue)."""
+
+    name = "#RRGGBB"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        """Read ``value``."""
+        from PIL import ImageColor
+
+        if isinstance(value, tuple):
+            return value
+        try:
+            red, green, blue = ImageColor.getrgb(value)[:3]
+        except ValueError:
+            self.fail(f"{value!r} is no colour: write #RRGGBB, such as #ffffff for white", param, ctx)
+        return red, green, blue
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -104,7 +124,42 @@ format_option = click.option(
 )
 quality_option = click.option("--quality", type=click.IntRange(1, 100), help="For jpeg and webp [90, 80].")
 
+# How pictures that are asked about meet the model, and how many are asked about at a time.
+background_option = click.option(
+    "--background", type=Colour(), default="#ffffff", show_default=True, help="Behind what is transparent."
+)
+parallel_option = click.option(
+    "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures under way at once."
+)
+
+
+def timeout_option(seconds: float, then: str = "") -> Callable[[Command], Command]:
+    """``--timeout`` of each picture; ``then`` says what comes of it."""
+    return click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=seconds,
+        show_default=True,
+        help=f"Seconds for each picture{then}.",
+    )
+
+
 # How an engine of this process runs.
+engines_option = click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    default=("onnxruntime",),
+    show_default=True,
+    metavar="NAME[:PRECISION]",
+    help="Engine to run graphs on, such as onnxruntime or openvino:bf16; repeat it to name what to fall back on.",
+)
+device_option = click.option("--device", default="cpu", show_default=True, help="Where graphs run: cpu, cuda:0 ...")
+cache_dir_option = click.option(
+    "--cache-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep built engines here, as `ganserve compile` does [keep none].",
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(min=0), default=0, show_default=True, help="Of a batch; 0: the engine's choice."
 )
@@ -113,7 +168,7 @@ max_batch_option = click.option(
 )
 
 
-def hang_option(then: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def hang_option(then: str) -> Callable[[Command], Command]:
     """``--hang-seconds``; ``then`` says what happens after them."""
     return click.option(
         "--hang-seconds",
@@ -122,24 +177,6 @@ def hang_option(then: str) -> Callable[[Callable[..., None]], Callable[..., None
         show_default=True,
         help=f"After how long a batch counts as hung, {then}; 0: never.",
     )
-
-
-class Colour(click.ParamType[tuple[int, int, int]]):
-    """#RRGGBB, or a name that CSS has → (red, green, blue)."""
-
-    name = "#RRGGBB"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
-        """Read ``value``."""
-        from PIL import ImageColor
-
-        if isinstance(value, tuple):
-            return value
-        try:
-            red, green, blue = ImageColor.getrgb(value)[:3]
-        except ValueError:
-            self.fail(f"{value!r} is no colour: write #RRGGBB, such as #ffffff for white", param, ctx)
-        return red, green, blue
 
 
 class Count(click.ParamType[int]):

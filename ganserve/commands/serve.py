@@ -10,7 +10,16 @@ import click
 from ganserve.commands.access import access_options
 from ganserve.commands.log import start_log
 from ganserve.commands.marks import marks_options
-from ganserve.commands.options import engine_of, hang_option, max_batch_option, plugins_dir_option, threads_option
+from ganserve.commands.options import (
+    cache_dir_option,
+    device_option,
+    engine_of,
+    engines_option,
+    hang_option,
+    max_batch_option,
+    plugins_dir_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from ganserve.codecs import Signer
@@ -46,24 +55,12 @@ LEVELS = ("debug", "info", "warning", "error")
     help="How many of the calls whose callers leave it open are traced, 0 to 1 [all].",
 )
 @access_options
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    default=("onnxruntime",),
-    show_default=True,
-    metavar="NAME[:PRECISION]",
-    help="Engine to run graphs on, such as onnxruntime or openvino:bf16; repeat it to name what to fall back on.",
-)
-@click.option("--device", default="cpu", show_default=True, help="Where graphs run: cpu, cuda:0 ...")
+@engines_option
+@device_option
 @click.option(
     "--provider", metavar="NAME", help="ONNX Runtime's execution provider, such as TensorrtExecutionProvider."
 )
-@click.option(
-    "--cache-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Keep built engines here, as `ganserve compile` does [keep none].",
-)
+@cache_dir_option
 @click.option(
     "--versions",
     multiple=True,

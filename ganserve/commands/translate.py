@@ -6,14 +6,16 @@ from typing import Any
 import click
 
 from ganserve.commands.options import (
-    Colour,
     Remote,
+    background_option,
     format_option,
     label_of,
     number_of,
     number_option,
+    parallel_option,
     quality_option,
     server_option,
+    timeout_option,
     version_option,
 )
 from ganserve.commands.output import asking, progress, write_file
@@ -38,7 +40,7 @@ from ganserve.commands.sample import SUFFIXES
     help="How a picture meets the model's size [native where the model takes any, else resize].",
 )
 @click.option("--restore", is_flag=True, help="Scale each result to the size of its picture.")
-@click.option("--background", type=Colour(), default="#ffffff", show_default=True, help="Behind what is transparent.")
+@background_option
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Of the model's noise, the same for all [the server's choice]."
 )
@@ -47,16 +49,8 @@ from ganserve.commands.sample import SUFFIXES
 @format_option
 @quality_option
 @click.option("--overwrite", is_flag=True, help="Translate anew what lies in --out already.")
-@click.option(
-    "--parallel", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures under way at once."
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    help="Seconds for each picture.",
-)
+@parallel_option
+@timeout_option(60.0)
 @server_option
 def command(
     model: str,

@@ -35,6 +35,8 @@ Stop it with Ctrl-C (it saves first) and go on later, with the very weights an u
   ganserve train --resume --out runs/fashion
 Train longer:
   ganserve train --resume --out runs/fashion --kimg 4000
+Fine-tune what another run has learnt, on other images or with other settings:
+  ganserve train dcgan --preset fashion-32 --data more/ --begin-from runs/fashion --out runs/more
 On two processes (--batch counts the images of one):
   torchrun --nproc-per-node 2 -m ganserve train dcgan --preset ...
 
@@ -104,6 +106,13 @@ def _tuples(value: Any) -> Any:
     "--resume", is_flag=True, help="Go on with the run in --out; family, preset, data, seed and precision are its own."
 )
 @click.option(
+    "--begin-from",
+    "begin",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="RUN",
+    help="Begin with the weights of another run, to fine-tune them; networks that it lacks are drawn.",
+)
+@click.option(
     "--kimg",
     type=click.FloatRange(min=0, min_open=True),
     help="Length in thousands of real images (default: the preset's, else 1000).",
@@ -165,6 +174,7 @@ def train(
     where: str | None,
     out: Path,
     resume: bool,
+    begin: Path | None,
     seed: int,
     overrides: tuple[str, ...],
     batch: int | None,
@@ -242,6 +252,7 @@ def train(
                 precision=precision,
                 threads=threads,
                 console=console,
+                begin=begin,
             )
     except GanserveError as error:
         raise click.ClickException(str(error)) from error

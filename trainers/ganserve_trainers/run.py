@@ -31,7 +31,7 @@ from ganserve.errors import TrainingError
 from ganserve.plugins import Plugins, installed, resolve
 from ganserve.spec import Family
 from ganserve_trainers import checkpoint
-from ganserve_trainers.checkpoint import State
+from ganserve_trainers.checkpoint import Checkpoint, State
 from ganserve_trainers.data import DataOptions, Dataset, Description, Encode, load
 from ganserve_trainers.loop import Settings, train
 from ganserve_trainers.seeding import derive
@@ -40,6 +40,7 @@ from ganserve_trainers.text.encoder import VECTORS, Credits, Sentences, TextEnco
 from ganserve_trainers.written import replacing, told
 
 RECORD = "run.json"
+CHECKPOINTS = "checkpoints"
 TEXT = "text"
 """Where a run keeps its sentence encoder."""
 
@@ -62,6 +63,15 @@ class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     attribution: str = ""
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """The run whose weights another one began with: what it was, and how many images it had seen, those before it included."""
+
+    family: str
+    preset: str
+    images: int
+    command: str
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``run.json``: all that is needed to resume a run, and to say later where a model comes from."""
 
@@ -82,6 +92,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """CPU threads a process, None where PyTorch chose; part of the record since rounding depends on it."""
     versions: Mapping[str, str]
     command: str
+    begun_from: Origin | None = None
+    """None where the first weights were drawn."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +121,18 @@ def start_run(
     precision: str = "fp32",
     threads: int | None = None,
     console: Console | None = None,
+    begin: Path | None = None,
 ) -> State:
     """Train a new run in ``folder``, which must hold no run yet; ``precision`` and ``threads`` are recorded for a resume.
 
+    ``begin`` is a run whose newest weights the networks begin with (fine-tuning); optimizers, averages and counts are new.
     Raises :class:`TrainingError`.
     """
     if (folder / RECORD).exists():
         raise TrainingError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
     sentences = _sentences(config, open_encoder(Path(source.text_encoder)) if source.text_encoder else None)
     data = load(source.where, data_options(config, source, sentences), source.licence, source.attribution)
+    first = None if begin is None else _newest(begin)
     fabric.barrier()  # every process has looked before the first one writes
     record = RunRecord(
         family=family.name,
@@ -133,6 +148,7 @@ def start_run(
         threads=threads,
         versions=_versions(),
         command=_command_line(),
+        begun_from=None if begin is None or first is None else _origin(begin, first),
     )
     if fabric.global_rank == 0:
         with told(folder):
@@ -141,7 +157,7 @@ def start_run(
                 sentences.encoder.copy(folder / TEXT)
                 sentences.keep(folder / TEXT / VECTORS)
         _write(record, folder)
-    return _train(fabric, family, record, data, folder, settings, console, resume=False)
+    return _train(fabric, family, record, data, folder, settings, console, first=first)
 
 
 def resume_run(
@@ -172,7 +188,8 @@ def resume_run(
             f"the data at {source.where} has changed since the run began: {data.description.images} images now, "
             f"{record.data.images} then, or other names or labels; restore it, or start a new run"
         )
-    return _train(fabric, family, record, data, folder, settings, console, resume=True)
+    resumed = checkpoint.latest(folder / CHECKPOINTS)
+    return _train(fabric, family, record, data, folder, settings, console, resumed=resumed)
 
 
 def load_run(folder: Path, plugins: Plugins | None = None, kimg: float | None = None) -> Run:
@@ -183,10 +200,7 @@ def load_run(folder: Path, plugins: Plugins | None = None, kimg: float | None = 
     """
     record = read_record(folder)
     family = (plugins or installed()).family(record.family)
-    checkpoints = folder / "checkpoints"
-    saved = checkpoint.latest(checkpoints) if kimg is None else checkpoint.of_images(checkpoints, round(kimg * 1000))
-    if saved is None:
-        raise TrainingError(f"{folder} has no checkpoint yet: let `ganserve train` reach its first snapshot")
+    saved = _newest(folder) if kimg is None else checkpoint.of_images(folder / CHECKPOINTS, round(kimg * 1000))
     networks: dict[str, nn.Module] = dict(resolve(family.build)(record.config))
     checkpoint.restore(networks, saved.networks, saved.path)
     checkpoint.restore({name: networks[name] for name in saved.averages}, saved.averages, saved.path)
@@ -204,6 +218,7 @@ def load_run(folder: Path, plugins: Plugins | None = None, kimg: float | None = 
         "command": record.command,
         "versions": dict(record.versions),
         **({"text_encoder": msgspec.to_builtins(record.text)} if record.text else {}),
+        **({"begun_from": msgspec.to_builtins(record.begun_from)} if record.begun_from else {}),
     }
     return Run(family, record.preset, record.config, networks, files, provenance)
 
@@ -243,6 +258,22 @@ def data_options(config: Mapping[str, Any], source: DataSource, encode: Encode |
         background=source.background,
         memory=source.memory,
         workers=source.workers,
+    )
+
+
+def _newest(folder: Path) -> Checkpoint:
+    """The newest good checkpoint of the run in ``folder``; :class:`TrainingError` where there is none."""
+    read_record(folder)
+    if (saved := checkpoint.latest(folder / CHECKPOINTS)) is None:
+        raise TrainingError(f"{folder} has no checkpoint yet: let `ganserve train` reach its first snapshot")
+    return saved
+
+
+def _origin(folder: Path, saved: Checkpoint) -> Origin:
+    record = read_record(folder)
+    before = record.begun_from.images if record.begun_from else 0
+    return Origin(
+        family=record.family, preset=record.preset, images=before + saved.state.images, command=record.command
     )
 
 
@@ -295,7 +326,8 @@ def _train(
     folder: Path,
     settings: Settings,
     console: Console | None,
-    resume: bool,
+    first: Checkpoint | None = None,
+    resumed: Checkpoint | None = None,
 ) -> State:
     torch.manual_seed(derive(record.seed, "init"))
     networks: dict[str, nn.Module] = dict(resolve(family.build)(record.config))
@@ -303,11 +335,12 @@ def _train(
         network.to(fabric.device)
         if settings.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if first is not None:
+        checkpoint.begin_from(networks, first)
     recipe = resolve(family.train)(record.config, networks)
     state = State(seed=record.seed, family=record.family, preset=record.preset, config=record.config)
-    saved = checkpoint.latest(folder / "checkpoints") if resume else None
     try:
-        return train(fabric, networks, recipe, data, folder, settings, state, saved, console)
+        return train(fabric, networks, recipe, data, folder, settings, state, resumed, console)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -101,10 +101,13 @@ def test_real_images_pass_where_noise_fails(starter: ModuleType, digits_as_idx: 
 def test_emoji_figures_order_real_blurred_and_made(starter: ModuleType):
     real = (load_digits().images * 15.9375).astype(np.uint8)[:800, :, :, None].repeat(3, axis=-1)
     noise = np.random.default_rng(0).integers(0, 256, real.shape, np.uint8)
-    report = starter.measure_emoji(noise, real, lambda images: images[..., 0].reshape(len(images), -1) / 255.0, seed=0)
+    report = starter.measure_emoji(
+        noise, real, len(real) - 1, lambda images: images[..., 0].reshape(len(images), -1) / 255.0, seed=0
+    )
     made, other, blurred = (float(value) for _, value in report.figures[:3])
     assert other < blurred < made
     assert "400 samples" in report.figures[0][0]
+    assert "799 of them are the training data" in report.data
     assert "not FID" in report.notes
 
 
@@ -130,7 +133,7 @@ def test_a_bundle_that_hides_its_training_is_refused(starter: ModuleType):
 
 def test_a_curve_lists_every_number_of_images_once(starter: ModuleType):
     curve = importlib.import_module("curve")
-    text = curve.table(["one", "two"], [{10.0: 3.0, 20.0: 2.5}, {20.0: 1.256}])
+    text = curve.table(["one", "two"], [{10: 3.0, 20: 2.5}, {20: 1.256}])
     assert text.splitlines()[2:] == ["| 10 | 3.00 |  |", "| 20 | 2.50 | 1.26 |"]
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from ganserve import plugins
 from ganserve.errors import TrainingError
 from ganserve.plugins import Plugins
+from ganserve_trainers import checkpoint
 from ganserve_trainers.command import parse_overrides, train
 from ganserve_trainers.export_command import export
+from ganserve_trainers.run import load_run
 
 PRESET = {"image": (8, 8, 1), "batch": 16, "lr": 2e-3, "loss": "hinge", "clip": None, "flag": True}
 
@@ -45,6 +48,41 @@ def test_train_then_resume(tmp_path: Path) -> None:
     second = invoke("--resume", "--out", tmp_path, "--kimg", "0.4", "--device", "cpu")
     assert second.exit_code == 0, second.output
     assert "0.4 kimg, 50 steps" in second.output
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    known = plugins.installed()
+    one, two, three = tmp_path / "one", tmp_path / "two", tmp_path / "three"
+    assert start(one, "--seed", "5").exit_code == 0
+    for folder, origin in ((two, one), (three, two)):
+        # So little is learnt in one step that the weights still show where they come from.
+        more = ("--seed", "6", "--begin-from", origin, "--set", "lr=1e-6", "--kimg", "0.016")
+        done = start(folder, *more)
+        assert done.exit_code == 0, done.output
+    saved = [checkpoint.latest(folder / "checkpoints") for folder in (one, two)]
+    before, after = (one.networks for one in saved if one is not None)
+    for network, tensors in before.items():
+        torch.testing.assert_close(after[network], tensors, rtol=0, atol=1e-4)
+    told = load_run(three, known).provenance["begun_from"]
+    assert (told["family"], told["preset"], told["images"]) == ("toy", "tiny", 320 + 16)
+    assert load_run(three, known).provenance["images_seen"] == 16
+    assert "begun_from" not in load_run(one, known).provenance
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ((), "holds no run"),
+        (("--set", "hidden=48"), "does not fit network 'generator'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, changes: tuple[str, ...], message: str) -> None:
+    if changes:
+        assert start(tmp_path / "one").exit_code == 0
+    done = start(tmp_path / "two", "--begin-from", tmp_path / "one", *changes)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert isinstance(done.exception, SystemExit)
 
 
 @contextmanager
