@@ -170,7 +170,8 @@ class Synthesis(nn.Module):
     def __init__(self, widths: Sequence[tuple[int, int]], channels: int, w: int, rate: float = 1.0) -> None:
         """``widths`` are (side, feature maps) from the lowest resolution up; ``rate`` is how fast the noise's strengths learn.
 
-        The paper's rate is 1. Where pictures are flat colours, early noise drowns the features, and the generator stays with it.
+        The paper's rate is 1, and 0 leaves noise out. Where pictures are flat colours, it drowns the features early, and the generator
+        stays with it.
         """
         super().__init__()
         side, outputs = widths[0]
