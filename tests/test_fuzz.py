@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.chaos import guided
 from bench.chaos.fuzz_targets import Target, target
 from bench.chaos.mutation import Mutator
 from ganserve.v1 import generation_pb2
@@ -43,6 +44,14 @@ def test_damaged_inputs_are_refused_cleanly(made: Callable[[str], Target], name:
         answers[answer := found.judge(data)] += 1
         mutator.answered(data, answer)
     assert len(answers) >= kinds
+
+
+def test_inputs_led_by_coverage_are_refused_cleanly(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="atheris has wheels for Linux on x86-64 alone")
+    inputs, reached, clean = guided.attempt("messages", 4, 0, tmp_path)
+    assert clean, list(tmp_path.iterdir())
+    assert inputs > 1000
+    assert reached > 300
 
 
 def test_the_corpus_is_small_and_there() -> None:

@@ -1,6 +1,6 @@
 """Do all of it, or the scenarios that are named, and print a table: the fault, what must hold, what was measured.
 
-    python -m bench.chaos                 # everything at full size: `make chaos`, about an hour
+    python -m bench.chaos                 # everything at full size: `make chaos`, an hour and a quarter
     python -m bench.chaos --short         # everything in seconds each
     python -m bench.chaos rolling reloads --scale 0.2
 
@@ -15,7 +15,7 @@ import click
 
 from bench.chaos.scenario import Outcome, Scenario
 
-SCENARIOS = ("rolling", "reloads", "engine", "lost", "overload", "disk", "fuzz", "soak")
+SCENARIOS = ("rolling", "reloads", "engine", "lost", "overload", "disk", "fuzz", "guided", "soak")
 """The modules beside this one, in the order in which they run."""
 
 SHORT = 0.02

@@ -21,7 +21,7 @@ from ganserve.metrics import Metrics
 from ganserve.plugins import installed
 from ganserve.serving.call import Call, Workers
 from ganserve.serving.compose import Composition
-from ganserve.serving.inversion import Search
+from ganserve.serving.inversion import UNBOUND, Search
 from ganserve.serving.model import Model, Settings, load_model
 from ganserve.serving.oip import Run
 from ganserve.serving.oip_parameters import check_parameters
@@ -162,7 +162,7 @@ class Inference:
             wish = oip_wish_of(request, parameters, model, task, MOST_ROWS)
             if not 1 <= wish.rows <= MOST_ROWS:
                 raise AssertionError(f"{wish.rows} rows")
-            Run(wish, self.messages.workers)
+            Run(wish, self.messages.workers, UNBOUND)
         except DecodeError:
             return "no message"
         except RequestError as error:

@@ -56,7 +56,10 @@ class Mutator:
 
     def next(self) -> bytes:
         """One more input."""
-        data = self._dice.choice(self._seeds)
+        return self.damaged(self._dice.choice(self._seeds))
+
+    def damaged(self, data: bytes) -> bytes:
+        """``data`` after one to four kinds of damage."""
         for _ in range(self._dice.choice((1, 1, 2, 4))):
             if self._message is None or self._dice.random() < 0.1:
                 data = self._damaged(data)
