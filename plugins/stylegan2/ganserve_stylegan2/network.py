@@ -22,7 +22,7 @@ def build(config: Mapping[str, Any]) -> dict[str, nn.Module]:
     colours, classes = config["image"][2], config["classes"]
     networks: dict[str, nn.Module] = {
         "mapping": MappingNetwork(config["z"], config["w"], config["mapping"], classes),
-        "synthesis": Synthesis(widths, colours, config["w"], config["noise"]),
+        "synthesis": Synthesis(widths, colours, config["w"], config["noise"], config["rgb"]),
         "discriminator": Discriminator(widths[::-1], colours, config["group"], config["residual"], classes),
     }
     if config["augment"]:

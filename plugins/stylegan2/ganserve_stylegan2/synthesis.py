@@ -19,7 +19,7 @@ class ModulatedConvolution(nn.Module):
 
     w'_ijk = s_i w_ijk and w''_ijk = w'_ijk / sqrt(sum_ik w'_ijk^2 + epsilon), but with a constant weight: as s scales the input's
     feature maps and the demodulation the output's, x s is convolved with w, and divided by sqrt(sum_i s_i^2 sum_k w_ijk^2 + epsilon).
-    With ``up`` the image doubles its sides: zeros between pixels, convolution, low-pass filter. ``scale`` multiplies what is demodulated.
+    With ``up`` the image doubles its sides: zeros between pixels, convolution, low-pass filter. ``scale`` multiplies the result.
     """
 
     def __init__(
@@ -35,6 +35,8 @@ class ModulatedConvolution(nn.Module):
     ) -> None:
         super().__init__()
         gain = (inputs * kernel**2) ** -0.5  # equalized learning rate, applied to the style instead of the weight
+        if not demodulates:
+            gain *= scale  # else the demodulation would take it away again
         self.style = EqualizedLinear(w, inputs, start=1.0, scale=gain)
         # A transposed convolution counts its inputs first.
         self.weight = nn.Parameter(torch.randn(*((inputs, outputs) if up else (outputs, inputs)), kernel, kernel))
@@ -111,9 +113,9 @@ class Layer(nn.Module):
 class Picture(nn.Module):
     """toRGB: a modulated 1x1 convolution to the channels of the image, without demodulation (figure 2c and section 4.1)."""
 
-    def __init__(self, inputs: int, channels: int, w: int) -> None:
+    def __init__(self, inputs: int, channels: int, w: int, gain: float = 1.0) -> None:
         super().__init__()
-        self.convolution = ModulatedConvolution(inputs, channels, 1, w, demodulates=False)
+        self.convolution = ModulatedConvolution(inputs, channels, 1, w, demodulates=False, scale=gain)
         self.bias = nn.Parameter(torch.zeros(channels))
         self.frozen = False
 
@@ -132,12 +134,12 @@ class Picture(nn.Module):
 class Block(nn.Module):
     """One resolution: its convolutions, and its part of the image, to which that of the lower ones is added (figure 7b)."""
 
-    def __init__(self, inputs: int, outputs: int, channels: int, w: int, side: int, rate: float) -> None:
-        """``inputs`` 0 makes the first block, of a single convolution; ``rate`` is that of the noise."""
+    def __init__(self, inputs: int, outputs: int, channels: int, w: int, side: int, rate: float, gain: float) -> None:
+        """``inputs`` 0 makes the first block, of a single convolution; ``rate`` is that of the noise, ``gain`` that of toRGB."""
         super().__init__()
         first = [Layer(inputs, outputs, w, side, rate, up=True)] if inputs else []
         self.layers = nn.ModuleList([*first, Layer(outputs, outputs, w, side, rate)])
-        self.picture = Picture(outputs, channels, w)
+        self.picture = Picture(outputs, channels, w, gain)
         self.enlarge = Double(channels) if inputs else None
 
     def forward(
@@ -167,18 +169,20 @@ class Synthesis(nn.Module):
 
     path_length: Tensor
 
-    def __init__(self, widths: Sequence[tuple[int, int]], channels: int, w: int, rate: float = 1.0) -> None:
+    def __init__(
+        self, widths: Sequence[tuple[int, int]], channels: int, w: int, rate: float = 1.0, gain: float = 1.0
+    ) -> None:
         """``widths`` are (side, feature maps) from the lowest resolution up; ``rate`` is how fast the noise's strengths learn.
 
-        The paper's rate is 1, and 0 leaves noise out. Where pictures are flat colours, it drowns the features early, and the generator
-        stays with it.
+        ``gain`` multiplies what every toRGB adds to the image. Both are 1 in the paper. At 1, the first images have several times the
+        contrast of real ones: a generator of few images unlearns its features to get rid of that, and with them what they could say.
         """
         super().__init__()
         side, outputs = widths[0]
         self.constant = nn.Parameter(torch.randn(1, outputs, side, side))
         blocks, inputs = [], 0
         for side, outputs in widths:
-            blocks.append(Block(inputs, outputs, channels, w, side, rate))
+            blocks.append(Block(inputs, outputs, channels, w, side, rate, gain))
             inputs = outputs
         self.blocks = nn.ModuleList(blocks)
         self.depths = [len(block.layers) for block in blocks]

@@ -345,6 +345,17 @@ def test_pictures_of_all_resolutions_are_summed() -> None:
 # --- the discriminator ------------------------------------------------------------------------------------------------
 
 
+def test_a_quiet_torgb_adds_less_and_learns_as_much_slower() -> None:
+    loud, quiet = Picture(6, 3, 8), Picture(6, 3, 8, 0.1)
+    quiet.load_state_dict(loud.state_dict())
+    features, w = torch.randn(2, 6, 4, 4), torch.randn(2, 8)
+    torch.testing.assert_close(quiet(features, w), 0.1 * loud(features, w))
+    for layer in (loud, quiet):
+        layer(features, w).sum().backward()
+    loud_gradient, quiet_gradient = (layer.convolution.weight.grad for layer in (loud, quiet))
+    torch.testing.assert_close(quiet_gradient, 0.1 * loud_gradient)
+
+
 def test_a_residual_discriminator_keeps_the_scale_of_its_features() -> None:
     """Of images without detail: the filter would take the rest."""
     discriminator = Discriminator([(64, 32), (32, 64), (16, 64), (8, 64), (4, 64)], 3, group=4)
