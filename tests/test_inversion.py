@@ -601,7 +601,8 @@ async def test_a_caller_who_goes_while_samples_are_tried_frees_them(bundle: Path
         gate = one.watch()
         gate.open.clear()
         call = asyncio.ensure_future(one.result(request(start=pb.START_SAMPLES, samples=32)))
-        await one.until(lambda: one.metric("ganserve_queue_rows", device="cpu") == 31)
+        # Before they are tried, the samples themselves are made, row by row too.
+        await one.until(lambda: gate.held and one.metric("ganserve_queue_rows", device="cpu") == 31)
         call.cancel()
         await one.until(lambda: one.metric("ganserve_queue_rows", device="cpu") == 0)
         gate.open.set()
