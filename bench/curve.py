@@ -3,7 +3,8 @@
     python bench/curve.py RUN... --data IMAGE_FOLDER --features NSFWJS_PACKAGE --out FOLDER
 
 Every checkpoint that a run has kept is exported and sampled through a real server. Give runs of several families to see them side
-by side at equal images; those of a run that another began from count too. Writes ``curve.md`` and ``curve.json``; features are kept in ``--cache``, so that a longer run adds only what is new.
+by side at equal images; those of a run that another began from count too. Writes ``curve.md`` and ``curve.json``; features are kept in
+``--cache``, so that a longer run adds only what is new.
 """
 
 import tempfile

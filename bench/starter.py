@@ -151,7 +151,7 @@ def measure_emoji(
     )
 
 
-def images_of(folder: Path) -> int:
+def training_images(folder: Path) -> int:
     """How many images the model of the bundle in ``folder`` was trained on."""
     return int(bundle.read(folder).manifest.provenance["data"]["images"])
 
@@ -299,7 +299,7 @@ def emoji(folder: Path, seed: int, data: Path, features: Path, cache: Path | Non
     def measure(images: np.ndarray) -> tuple[Report, np.ndarray]:
         real = read_images(data, images).images
         extract = remembered(FeatureExtractor(features), cache)
-        return measure_emoji(images, real, images_of(folder), extract, seed), real
+        return measure_emoji(images, real, training_images(folder), extract, seed), real
 
     publish(folder, seed, samples, "emoji --bundle BUNDLE --data IMAGE_FOLDER --features NSFWJS_PACKAGE", measure)
 

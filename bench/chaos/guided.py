@@ -79,7 +79,8 @@ def child(name: str, folder: Path, options: list[str]) -> None:
             return bytes(atheris.Mutate(data, most))
         return Mutator(found.seeds, seed, found.message).damaged(data)[:most]
 
-    places = [str(folder / "corpus"), *(str(one) for one in [CORPUS / name] if one.is_dir())]
+    # What is learnt is kept in the first of them.
+    places = (str(folder / "corpus"), str(CORPUS / name))
     atheris.Setup([sys.argv[0], *options, *places], found.judge, custom_mutator=damaged)
     atheris.Fuzz()
 

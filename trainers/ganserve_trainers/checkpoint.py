@@ -191,14 +191,9 @@ def restore(networks: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, 
 def begin_from(networks: Mapping[str, nn.Module], checkpoint: Checkpoint) -> None:
     """Give ``networks`` the weights of those that ``checkpoint`` has by the same names; the others stay as they are.
 
-    Raises :class:`TrainingError` where it has none of them, or names or shapes in one differ.
+    Raises :class:`TrainingError` where names or shapes in one differ.
     """
     common = {name: network for name, network in networks.items() if name in checkpoint.networks}
-    if not any(True for network in common.values() for _ in network.parameters()):
-        raise TrainingError(
-            f"{checkpoint.path} holds the networks {sorted(checkpoint.networks)}, and the preset has none of them: "
-            f"{sorted(networks)}; begin from a run of the same family"
-        )
     _fill(common, checkpoint.networks, checkpoint.path)
 
 

@@ -132,7 +132,7 @@ def start_run(
         raise TrainingError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
     sentences = _sentences(config, open_encoder(Path(source.text_encoder)) if source.text_encoder else None)
     data = load(source.where, data_options(config, source, sentences), source.licence, source.attribution)
-    first = None if begin is None else _newest(begin)
+    origin, first = (None, None) if begin is None else _origin(begin, family)
     fabric.barrier()  # every process has looked before the first one writes
     record = RunRecord(
         family=family.name,
@@ -148,7 +148,7 @@ def start_run(
         threads=threads,
         versions=_versions(),
         command=_command_line(),
-        begun_from=None if begin is None or first is None else _origin(begin, first),
+        begun_from=origin,
     )
     if fabric.global_rank == 0:
         with told(folder):
@@ -263,18 +263,20 @@ def data_options(config: Mapping[str, Any], source: DataSource, encode: Encode |
 
 def _newest(folder: Path) -> Checkpoint:
     """The newest good checkpoint of the run in ``folder``; :class:`TrainingError` where there is none."""
-    read_record(folder)
     if (saved := checkpoint.latest(folder / CHECKPOINTS)) is None:
         raise TrainingError(f"{folder} has no checkpoint yet: let `ganserve train` reach its first snapshot")
     return saved
 
 
-def _origin(folder: Path, saved: Checkpoint) -> Origin:
+def _origin(folder: Path, family: Family) -> tuple[Origin, Checkpoint]:
+    """What the run in ``folder`` is, and its weights; :class:`TrainingError` where it is of another family, or has none."""
     record = read_record(folder)
+    if record.family != family.name:
+        raise TrainingError(f"{folder} is a run of {record.family}: begin from one of {family.name}")
+    saved = _newest(folder)
     before = record.begun_from.images if record.begun_from else 0
-    return Origin(
-        family=record.family, preset=record.preset, images=before + saved.state.images, command=record.command
-    )
+    images = before + saved.state.images
+    return Origin(family=record.family, preset=record.preset, images=images, command=record.command), saved
 
 
 def _kept_encoder(record: RunRecord, folder: Path) -> TextEncoder | None:

@@ -85,6 +85,16 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, changes: tuple[str,
     assert isinstance(done.exception, SystemExit)
 
 
+def test_weights_of_another_family_are_refused(tmp_path: Path) -> None:
+    assert start(tmp_path / "one").exit_code == 0
+    record = tmp_path / "one" / "run.json"
+    record.write_text(record.read_text().replace('"toy"', '"play"'))
+    done = start(tmp_path / "two", "--begin-from", tmp_path / "one")
+    assert done.exit_code == 1
+    assert "is a run of play: begin from one of toy" in done.output
+    assert not (tmp_path / "two").exists()
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """As a full disk does, this ends a write in its middle."""

@@ -174,8 +174,8 @@ class Synthesis(nn.Module):
     ) -> None:
         """``widths`` are (side, feature maps) from the lowest resolution up; ``rate`` is how fast the noise's strengths learn.
 
-        ``gain`` multiplies what every toRGB adds to the image. Both are 1 in the paper. At 1, the first images have several times the
-        contrast of real ones: a generator of few images unlearns its features to get rid of that, and with them what they could say.
+        ``gain`` multiplies what every toRGB adds to the image. Both are 1 in the paper, of 25 million images; the family's README says
+        what was seen on few.
         """
         super().__init__()
         side, outputs = widths[0]
