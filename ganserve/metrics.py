@@ -73,6 +73,11 @@ class Metrics:
             "Frames and requests of streams that have been read and not answered.",
             registry=registry,
         )
+        self.connections_shut = Counter(
+            "ganserve_connections_shut",
+            "Connections shut down because their address had too many.",
+            registry=registry,
+        )
         self.cancelled_rows = Counter(
             "ganserve_cancelled_rows", "Rows never run because their caller had gone.", registry=registry
         )

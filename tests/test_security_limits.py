@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ganserve import Client
+from ganserve.serving.crowd import SECONDS
 from ganserve.serving.ports import Connections
 from ganserve.testing.server import Serving, serving
 
@@ -75,6 +76,28 @@ def test_connections_beyond_the_limit_are_closed_at_once(server: Serving) -> Non
         assert closed(beyond, 10) is not None
     with Client(server.address, timeout=20) as client:
         client.wait_ready()  # where the others have gone there is room again
+
+
+def test_an_address_keeps_its_first_connections_and_takes_none_from_others(echo: Path) -> None:
+    with serving(echo, connections=Connections(client_connections=2)) as server, contextlib.ExitStack() as stack:
+        first = [stack.enter_context(connected(server.address)) for _ in range(2)]
+        assert [closed(one, 2 * SECONDS) for one in first] == [None] * 2
+        beyond = [stack.enter_context(connected(server.address)) for _ in range(3)]
+        assert None not in [closed(one, 20) for one in beyond]
+        assert [closed(one, 0.1) for one in first] == [None] * 2
+        shut = server.server.metrics.registry.get_sample_value("ganserve_connections_shut_total")
+        assert shut == 3
+        # Other addresses have room of their own.
+        host, _, port = server.address.partition(":")
+        other = stack.enter_context(socket.create_connection((host, int(port)), 10, ("127.0.0.2", 0)))
+        other.sendall(PREFACE + frame(SETTINGS))
+        assert closed(other, 2 * SECONDS) is None
+        # Where one goes there is room again.
+        first[0].close()
+        with Client(server.address, timeout=20) as client:
+            client.wait_ready()
+            time.sleep(2 * SECONDS)
+            assert client.models()
 
 
 def test_calls_beyond_the_limit_of_a_connection_wait_for_one_to_end(server: Serving) -> None:

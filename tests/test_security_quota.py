@@ -1,6 +1,8 @@
 """What one client may ask for: the arithmetic with a clock of the test's own, and the refusals of a server."""
 
+import contextlib
 import math
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ganserve import Client
+from ganserve import Client, inference
 from ganserve.errors import QuotaExceeded, SpecError
 from ganserve.serving import quota as room
 from ganserve.serving.gates import Access
@@ -25,6 +27,7 @@ from ganserve.testing.server import Serving, serving
 from ganserve.v1 import generation_pb2, generation_pb2_grpc
 
 HOURLY = 3600
+PATIENCE = 30.0
 
 
 class Clock:
@@ -106,6 +109,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, echo: Path) -> Iterator[tup
         "short": add(file, "short", calls="2/second"),
         "seeker": add(file, "seeker", rows="60/hour"),
         "usual": add(file, "usual"),
+        "two-hands": add(file, "two-hands", streams=2),
     }
     inverse = write_inversion_bundle(folder / "inverse")
     quota = Quota(rows=Rate(amount=8, seconds=HOURLY))
@@ -157,6 +161,42 @@ def test_a_short_wait_is_waited_by_the_clients_own_retries(server: tuple[Serving
         for _ in range(3):
             client.models()
         assert time.monotonic() - started > 0.4
+
+
+def test_calls_beyond_those_at_a_time_are_refused_until_one_ends(server: tuple[Serving, dict[str, str]]) -> None:
+    found, tokens = server
+    metadata = (("authorization", f"Bearer {tokens['two-hands']}"),)
+    request = generation_pb2.SampleRequest(model="echo", task="sample", count=1)
+    with contextlib.ExitStack() as stack:
+        # A client's calls are counted over all its connections.
+        first, second = (stack.enter_context(grpc.insecure_channel(found.address, [("n", n)])) for n in range(2))
+        open_streams = [held(channel, metadata) for channel in (first, second)]
+        stub = generation_pb2_grpc.GenerationStub(second)
+        with pytest.raises(grpc.RpcError, match="quota of 'two-hands' is 2 calls at a time") as caught:
+            stub.Sample(request, metadata=metadata, timeout=30)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
+        open_streams[0].cancel()
+        with Client(found.address, token=tokens["two-hands"]) as client:
+            for _ in range(5):
+                assert len(client.sample("echo", 1, task="sample")) == 1
+        open_streams[1].cancel()
+
+
+def held(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> grpc.Call:
+    """A call that has begun, and goes on until it is cancelled."""
+    more = threading.Event()
+    name = inference.SERVICE
+    call = channel.stream_stream(f"/{name}/ModelStreamInfer", lambda data: data, lambda data: data)
+
+    def requests() -> Iterator[bytes]:
+        yield b""  # names no model, which is answered
+        more.wait(PATIENCE)
+
+    found = call(requests(), metadata=metadata, timeout=PATIENCE)
+    assert next(found)
+    found.add_callback(more.set)
+    return found
 
 
 def test_the_steps_of_a_search_are_rows(server: tuple[Serving, dict[str, str]]) -> None:

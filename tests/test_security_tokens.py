@@ -54,7 +54,7 @@ def test_the_file_holds_hashes_and_is_the_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert token not in file.read_text()
     assert json.loads(file.read_text()) == {
-        "alice": {"sha256": [hash_of(token)], "manage": False, "calls": None, "rows": "5/minute"}
+        "alice": {"sha256": [hash_of(token)], "manage": False, "calls": None, "rows": "5/minute", "streams": None}
     }
 
 

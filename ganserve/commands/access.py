@@ -47,7 +47,15 @@ _OPTIONS = (
     click.option("--jwt-issuer", metavar="NAME", help="What the identity provider calls itself (claim iss)."),
     click.option("--client-calls", type=RateText(), help="The most calls of one client, such as 100/second."),
     click.option("--client-rows", type=RateText(), help="The most rows of one client, such as 5000/minute."),
+    click.option("--client-streams", type=click.IntRange(min=1), help="The most calls of one client at a time."),
     click.option("--max-connections", type=click.IntRange(min=1), default=1024, show_default=True, help="The most connections of a port."),
+    click.option(
+        "--client-connections",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        help="The most connections of one address; the newest beyond are shut down.",
+    ),
     click.option("--max-streams", type=click.IntRange(min=1), default=1024, show_default=True, help="The most calls of a connection at a time."),
     click.option(
         "--ping-seconds",
@@ -70,8 +78,9 @@ _ACCESS = (
     "jwt_issuer",
     "client_calls",
     "client_rows",
+    "client_streams",
 )
-_CONNECTIONS = ("max_connections", "max_streams", "ping_seconds")
+_CONNECTIONS = ("max_connections", "client_connections", "max_streams", "ping_seconds")
 
 
 def access_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -101,6 +110,7 @@ def _access(
     jwt_issuer: str | None,
     client_calls: str | None,
     client_rows: str | None,
+    client_streams: int | None,
 ) -> "Access":
     from ganserve.serving.gates import Access
     from ganserve.serving.jwks import Provider
@@ -123,6 +133,7 @@ def _access(
         quota=Quota(
             calls=None if client_calls is None else Rate.parse(client_calls),
             rows=None if client_rows is None else Rate.parse(client_rows),
+            streams=client_streams,
         ),
         management_port=None if management_port < 0 else management_port,
     )

@@ -92,6 +92,9 @@ class Gate:
         if kind is Kind.MANAGEMENT and self._authorities and not principal.manages:
             raise PermissionDenied(f"{principal.name!r} may not manage this server: use a token that allows it")
         quota = principal.quota or self._quota
+        if quota.streams is not None:
+            self._meter.enter(principal.name, quota.streams)
+            context.add_done_callback(lambda _: self._meter.leave(principal.name))
         self._meter.take(principal.name, "calls", quota.calls)
         _client.set(_Client(principal.name, quota, self._meter))
         return revoked

@@ -21,6 +21,8 @@ class Connections(msgspec.Struct, frozen=True, kw_only=True):
 
     max_connections: int = 1024
     """The most connections of a port; more are closed at once."""
+    client_connections: int = 256
+    """The most connections of one address; the newest beyond are closed within a second or so."""
     max_streams: int = 1024
     """The most calls of one connection at a time; a client keeps more to itself until one has ended."""
     ping_seconds: float = 10.0

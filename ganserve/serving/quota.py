@@ -1,8 +1,9 @@
-"""How much one client may ask for: calls and rows per time, refused beyond it with the time after which to come back."""
+"""How much one client may ask for: calls and rows per time, and calls at a time, refused beyond it with when to come back."""
 
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -15,6 +16,9 @@ _RATE = re.compile(r"([1-9][0-9]{0,11})/(second|minute|hour|day)")
 
 _MOST_CLIENTS = 4096
 """How many clients are remembered before those that have used nothing of late are forgotten."""
+
+_STREAM_SECONDS = 1.0
+"""After which a client is told to try again that has as many calls at a time as it may; when one of them ends is not known."""
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -32,14 +36,18 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """What one client may ask for: ``calls`` and ``rows``; None does not bound them."""
+    """What one client may ask for: ``calls`` and ``rows``, and ``streams``: calls at a time. None does not bound them."""
 
     calls: Rate | None = None
     rows: Rate | None = None
+    streams: int | None = None
 
 
 class Meter:
-    """Takes from the rates of clients by their names: the generic cell rate algorithm, one number for each client and thing."""
+    """Takes from the quotas of clients by their names.
+
+    Rates are kept by the generic cell rate algorithm: one number for each client and thing.
+    """
 
     # The number is when the client will have rested long enough to have used nothing. It is never behind the clock where it
     # matters, so a client that is forgotten then is as good as one that is remembered.
@@ -48,6 +56,7 @@ class Meter:
         self._clock = clock
         self._rested: dict[tuple[str, str], float] = {}
         self._most = _MOST_CLIENTS
+        self._running: Counter[str] = Counter()
 
     def take(self, client: str, what: str, rate: Rate | None, amount: int = 1) -> None:
         """Take ``amount`` of ``what`` (calls, rows) from the ``rate`` of ``client``; :class:`QuotaExceeded` takes nothing."""
@@ -64,3 +73,18 @@ class Meter:
         if len(self._rested) > self._most:
             self._rested = {key: when for key, when in self._rested.items() if when > now}
             self._most = max(_MOST_CLIENTS, 2 * len(self._rested))
+
+    def enter(self, client: str, most: int) -> None:
+        """Count a call that begins; :class:`QuotaExceeded` counts none if ``most`` of ``client`` run. :meth:`leave` ends it."""
+        if (running := self._running[client]) >= most:
+            raise QuotaExceeded(
+                f"the quota of {client!r} is {most} calls at a time: try again when one of them has ended",
+                _STREAM_SECONDS,
+            )
+        self._running[client] = running + 1
+
+    def leave(self, client: str) -> None:
+        """A call has ended that was counted."""
+        self._running[client] -= 1
+        if not self._running[client]:
+            del self._running[client]

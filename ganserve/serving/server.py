@@ -30,6 +30,7 @@ from ganserve.plugins import Plugins
 from ganserve.serving.access import Gate
 from ganserve.serving.batcher import Batcher
 from ganserve.serving.call import Workers
+from ganserve.serving.crowd import Crowd
 from ganserve.serving.executor import Executor
 from ganserve.serving.gates import MANAGEMENT_HOST, Access, gates
 from ganserve.serving.health import Health
@@ -188,6 +189,12 @@ class Server:
         if (seconds := self.settings.lifecycle.watch) is not None:
             await watch(self.repository, seconds)
 
+    async def thin(self) -> None:
+        """Shut down connections of addresses that have too many; until cancelled."""
+        ports = [self.port] if self.management_port is None else [self.port, self.management_port]
+        most, shut = self.settings.connections.client_connections, self.metrics.connections_shut
+        await Crowd(ports, most, shut.inc).watch()
+
     async def drain(self) -> None:
         """Turn unready, let running calls finish within the grace period, then stop."""
         self._close()
@@ -275,11 +282,13 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
             answering = over_http(settings.host, settings.metrics_port, metrics.registry, server.health)
             server.metrics_port = await stack.enter_async_context(answering)
         await server.start()
-        loading, watching = asyncio.create_task(server.load()), asyncio.create_task(server.watch())
+        loading = asyncio.create_task(server.load())
+        watching = [asyncio.create_task(server.watch()), asyncio.create_task(server.thin())]
         try:
             yield server
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
             await server.stop()
             await loading
 

@@ -31,11 +31,12 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     manage: bool = False
     calls: str | None = None
     rows: str | None = None
+    streams: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
     def principal(self, name: str) -> Principal:
-        """Who shows one of the tokens; without rates of its own the server's hold."""
-        quota = Quota(calls=_rate(self.calls), rows=_rate(self.rows)) if self.calls or self.rows else None
-        return Principal(name=name, manages=self.manage, quota=quota)
+        """Who shows one of the tokens; without bounds of its own the server's hold."""
+        quota = Quota(calls=_rate(self.calls), rows=_rate(self.rows), streams=self.streams)
+        return Principal(name=name, manages=self.manage, quota=None if quota == Quota() else quota)
 
 
 class Tokens:
@@ -76,6 +77,7 @@ def add(
     manage: bool = False,
     calls: str | None = None,
     rows: str | None = None,
+    streams: int | None = None,
     revoke: bool = False,
 ) -> str:
     """A new token for ``name``, whose hash is added to ``file``, made if it is not there, readable by its owner alone.
@@ -86,7 +88,7 @@ def add(
     holders = read(file) if file.exists() else {}
     token = PREFIX + secrets.token_urlsafe(32)
     kept = holders[name].sha256 if name in holders and not revoke else ()
-    holder = Holder(sha256=(*kept, hash_of(token)), manage=manage, calls=calls, rows=rows)
+    holder = Holder(sha256=(*kept, hash_of(token)), manage=manage, calls=calls, rows=rows, streams=streams)
     holder.principal(name)  # rates are checked before anything is written
     _write(file, {**holders, name: holder})
     return token
