@@ -2,9 +2,9 @@
 
     python bench/curve.py RUN... --data IMAGE_FOLDER --features NSFWJS_PACKAGE --out FOLDER
 
-Every checkpoint that a run has kept is exported and sampled through a real server. Give runs of several families to see them side
-by side at equal images; those of a run that another began from count too. Writes ``curve.md`` and ``curve.json``; features are kept in
-``--cache``, so that a longer run adds only what is new.
+Every checkpoint that a run has kept, or those asked for (``--at``: each takes minutes), is exported and sampled through a real server.
+Give runs of several families to see them side by side at equal images; those of a run that another began from count too. Writes
+``curve.md`` and ``curve.json``; features are kept in ``--cache``, so that a longer run adds only what is new.
 """
 
 import tempfile
@@ -25,6 +25,9 @@ from ganserve_trainers.metrics import frechet
 from ganserve_trainers.metrics.inception import FEATURE_NAME, PACKAGE, VERSION, FeatureExtractor
 from ganserve_trainers.run import read_record
 
+TOLERANCE = 0.05
+"""A checkpoint stands for a number of images that it is so near to, as a share."""
+
 
 def made_at(run: Path, kimg: float, count: int, seed: int) -> np.ndarray:
     """``count`` images of the checkpoint of ``run`` at ``kimg``: uint8 ``[count, H, W, C]``."""
@@ -37,6 +40,14 @@ def made_at(run: Path, kimg: float, count: int, seed: int) -> np.ndarray:
 def images_seen(run: Path) -> list[float]:
     """Thousands of images at which ``run`` has a checkpoint, in order."""
     return sorted(load(path).state.images / 1000 for path in list_checkpoints(run / "checkpoints"))
+
+
+def chosen(seen: Sequence[float], wanted: Sequence[float]) -> list[float]:
+    """Those of ``seen`` that are nearest to the ``wanted``, each once, in order; all where nothing is wanted, none far from what is."""
+    if not wanted:
+        return list(seen)
+    nearest = {min(seen, key=lambda kimg: abs(kimg - one)): one for one in wanted}
+    return sorted(kimg for kimg, one in nearest.items() if abs(kimg - one) <= TOLERANCE * one)
 
 
 def images_before(run: Path) -> float:
@@ -62,11 +73,10 @@ def table(names: Sequence[str], curves: Sequence[dict[int, float]]) -> str:
 @click.option("--samples", type=click.IntRange(min=2), default=1893, show_default=True, help="Images in each set.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
-    "--every",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Only every so-manieth checkpoint, counted from the last.",
+    "--at",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Only the checkpoint nearest to so many thousand images; again for more.",
 )
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder to write.")
 def main(
@@ -76,7 +86,7 @@ def main(
     cache: Path | None,
     samples: int,
     seed: int,
-    every: int,
+    at: tuple[float, ...],
     out: Path,
 ) -> None:
     """Measure every checkpoint of RUNS against the real images."""
@@ -86,14 +96,15 @@ def main(
     try:
         for run in runs:
             curves.append({})
-            for kimg in images_seen(run)[::-every][::-1]:
+            before = images_before(run)
+            for kimg in chosen(images_seen(run), [wanted - before for wanted in at]):
                 made = made_at(run, kimg, samples, seed)
                 if reference is None:
                     real = read_images(data, made).images
                     # The half that bench/starter.py compares with, so that the figures are the same.
                     shuffled = real[np.random.default_rng(seed).permutation(len(real))]
                     reference = frechet.fit(extract(shuffled[: min(samples, len(real) // 2)]))
-                seen = round(images_before(run) + kimg)
+                seen = round(before + kimg)
                 curves[-1][seen] = frechet.distance(frechet.fit(extract(made)), reference)
                 click.echo(f"{run.name} at {seen} kimg: {curves[-1][seen]:.2f}")
     except GanserveError as error:

@@ -137,6 +137,14 @@ def test_a_curve_lists_every_number_of_images_once(starter: ModuleType):
     assert text.splitlines()[2:] == ["| 10 | 3.00 |  |", "| 20 | 2.50 | 1.26 |"]
 
 
+def test_a_curve_takes_the_checkpoints_that_are_asked_for(starter: ModuleType):
+    curve = importlib.import_module("curve")
+    seen = [10.016, 20.0, 30.016, 100.0]
+    assert curve.chosen(seen, []) == seen
+    assert curve.chosen(seen, [100, 30, 10.1, 10]) == [10.016, 30.016, 100.0]
+    assert curve.chosen(seen, [50, 400, -20]) == []
+
+
 def test_a_point_of_a_curve_is_made_by_that_checkpoint(starter: ModuleType, tmp_path: Path):
     curve = importlib.import_module("curve")
     options = ["dcgan", "--preset", "tiny", "--data", "digits:", "--out", str(tmp_path), "--kimg", "0.064"]
