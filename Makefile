@@ -60,7 +60,7 @@ bench: .venv/.dev           ## the speed ratios of docs/serving.md
 	$(BIN)/python bench/engines.py .data/bench/cyclegan-256 --engine openvino:bf16
 	$(BIN)/ganserve bench .data/bench/cyclegan-256 --engine openvino:bf16 --seconds 20
 
-chaos: .venv/.dev           ## every fault of docs/chaos.md at full size: an hour and a quarter
+chaos: .venv/.dev           ## every fault of docs/chaos.md at full size: 40 minutes or more
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.chaos
 
 tools:          ## Debian packages that some tests use (needs root)

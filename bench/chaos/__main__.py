@@ -1,6 +1,6 @@
 """Do all of it, or the scenarios that are named, and print a table: the fault, what must hold, what was measured.
 
-    python -m bench.chaos                 # everything at full size: `make chaos`, an hour and a quarter
+    python -m bench.chaos                 # everything at full size: `make chaos`, 40 minutes or more
     python -m bench.chaos --short         # everything in seconds each
     python -m bench.chaos rolling reloads --scale 0.2
 
