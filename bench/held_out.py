@@ -39,8 +39,10 @@ class Search:
 
     async def run(self, client: AsyncClient, model: str, steps: int) -> None:
         """Search for so many steps."""
-        options: InvertOptions = {"start": self.start, "steps": steps, "seed": 0, "format": "raw"}
+        options: InvertOptions = {"start": self.start, "steps": steps, "format": "raw"}
         options |= {"progress_every": 1, "previews": True}
+        if self.start == "samples":
+            options |= {"seed": 0}
         least = math.inf
         async for said in client.invert_stream(model, self.picture, **options):
             if isinstance(said, Inversion):
