@@ -259,6 +259,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     ``available`` refers to a callable ``() -> str | None``: why it cannot run here, or None when it can. ``load`` refers to one
     ``(graph_file, ganserve.engines.Options) -> ganserve.engines.Session``. Where loading may begin with a build of minutes,
     ``must_build`` refers to a callable of the same arguments that says whether it would: a server lets another engine answer meanwhile.
+    ``compiles``, likewise, says whether a session compiles for each number of rows that it meets: a server then runs them all first (None: it does).
     """
 
     name: str
@@ -266,11 +267,12 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     available: str
     load: str
     must_build: str | None = None
+    compiles: str | None = None
 
     def __post_init__(self) -> None:
         """Check names and references."""
         check_name("engine", self.name)
-        for field in ("available", "load", "must_build"):
+        for field in ("available", "load", "must_build", "compiles"):
             if (reference := getattr(self, field)) is not None:
                 check_reference(f"engine {self.name!r}, {field}", reference)
 

@@ -27,6 +27,7 @@ def ganserve_engines() -> Iterable[Engine]:
             summary="ONNX Runtime on a CPU, or on a GPU through its CUDA and TensorRT providers",
             available="ganserve.engines.onnxruntime:available",
             load="ganserve.engines.onnxruntime:load",
+            compiles="ganserve.engines.onnxruntime:compiles",
         )
     ]
 
@@ -45,6 +46,15 @@ def load(graph_file: Path, options: Options) -> "OnnxRuntimeSession":
     return OnnxRuntimeSession(graph_file, options)
 
 
+def compiles(_: Path, options: Options) -> bool:
+    """A GPU's providers do, for each number of rows; the CPU's does not."""
+    return _provider(options) != CPU
+
+
+def _provider(options: Options) -> str:
+    return options.provider or (CPU if options.device.partition(":")[0] == "cpu" else CUDA)
+
+
 class OnnxRuntimeSession:
     """One graph in ONNX Runtime; its values are OrtValues on the session's device."""
 
@@ -55,7 +65,7 @@ class OnnxRuntimeSession:
         self._graph: Graph = options.graph
         self._device, _, number = options.device.partition(":")
         self._device_id = int(number or 0)
-        provider = options.provider or (CPU if self._device == "cpu" else CUDA)
+        provider = _provider(options)
         _check(onnxruntime, options, provider)
         try:
             self._session: Any = onnxruntime.InferenceSession(

@@ -21,6 +21,7 @@ from ganserve.serving import jobs
 from ganserve.serving.edits import EditSegment, LoadedDirection
 from ganserve.serving.plan import Plan, Segment, decodable, make_plan
 from ganserve.serving.stage import LoadedGraph, Stage
+from ganserve.serving.warming import warm
 from ganserve.spec import Task, Tensor, tensors_of
 
 log = logging.getLogger(__name__)
@@ -322,10 +323,12 @@ def _load_session(
     engine = plugins.engine(choice.name)
     if reason := resolve(engine.available)():
         raise EngineError(reason)
-    session: Session = resolve(engine.load)(bundle.path(graph.file), _options(graph, choice, settings))
+    file, options = bundle.path(graph.file), _options(graph, choice, settings)
+    session: Session = resolve(engine.load)(file, options)
     try:
         golden.check(bundle, graph, session, choice.precision)
-        _warm(bundle, graph, session, settings.max_batch if graph.batchable else 1)
+        if engine.compiles is None or resolve(engine.compiles)(file, options):
+            warm(bundle, graph, session, settings.max_batch if graph.batchable else 1)
     except Exception:
         session.close()
         raise
@@ -350,24 +353,6 @@ def _load_again(
 def _check_unchanged(bundle: Bundle) -> None:
     if read(bundle.folder).manifest != bundle.manifest:
         raise BundleError(f"bundle {bundle.folder} has changed since it was loaded; load it again")
-
-
-def _warm(bundle: Bundle, graph: ExportedGraph, session: Session, max_rows: int) -> None:
-    """Run every batch size that an engine may compile for, so that no caller waits for a compiler.
-
-    A graph of free sizes is compiled for all of them at once, and the golden rows have run already.
-    """
-    if any(isinstance(size, str) for tensor in graph.inputs for size in tensor.shape):
-        return
-    rows = golden.inputs(bundle, graph)
-    size = 1
-    while size < 2 * max_rows:
-        feeds = {
-            name: session.upload(np.resize(array, (min(size, max_rows), *array.shape[1:])))
-            for name, array in rows.items()
-        }
-        session.run(feeds, [tensor.name for tensor in graph.outputs])
-        size *= 2
 
 
 def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
