@@ -794,7 +794,7 @@ async def test_a_client_that_reads_nothing_is_not_read_from_either(echo: Path, m
             now = one.metric("ganserve_images_total", model="echo")
             still = still + 1 if now == made and now > 0 else 0
             made = now
-        assert max(levels) == window
+        assert 0 < max(levels) <= window  # how many depends on who is faster, the caller or the engine
         assert not writing.done(), "the server reads on"
         # What the connection holds (its windows grow to a few megabytes) comes on top of what the server does.
         assert made < 100
