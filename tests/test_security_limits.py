@@ -98,6 +98,8 @@ def test_an_address_keeps_its_first_connections_and_takes_none_from_others(echo:
             client.wait_ready()
             time.sleep(2 * SECONDS)
             assert client.models()
+        # The client would have come back by itself.
+        assert server.server.metrics.registry.get_sample_value("ganserve_connections_shut_total") == shut
 
 
 def test_calls_beyond_the_limit_of_a_connection_wait_for_one_to_end(server: Serving) -> None:

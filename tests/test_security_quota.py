@@ -168,7 +168,7 @@ def test_calls_beyond_those_at_a_time_are_refused_until_one_ends(server: tuple[S
     metadata = (("authorization", f"Bearer {tokens['two-hands']}"),)
     request = generation_pb2.SampleRequest(model="echo", task="sample", count=1)
     with contextlib.ExitStack() as stack:
-        # A client's calls are counted over all its connections.
+        # A client's calls are counted over all its connections; channels with other options have one each.
         first, second = (stack.enter_context(grpc.insecure_channel(found.address, [("n", n)])) for n in range(2))
         open_streams = [held(channel, metadata) for channel in (first, second)]
         stub = generation_pb2_grpc.GenerationStub(second)
