@@ -230,3 +230,10 @@ def test_prompts_are_logged_only_when_asked_for(bundle, caplog):
             with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as reply:
                 assert b"secret" not in reply.read()
         assert ("a quiet secret" in caplog.text) is asked
+
+
+def test_a_prompt_beyond_the_servers_limit_is_refused(bundle):
+    with serving(bundle, max_prompt_characters=20) as server, Client(server.address) as client:
+        assert client.imagine(MODEL, "x" * 20, seed=1)[0].data
+        with pytest.raises(InvalidArgument, match=r"prompts\[1\]: has 21 characters; this server takes at most 20"):
+            client.imagine(MODEL, ["red", "x" * 21], seed=1)

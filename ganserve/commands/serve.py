@@ -133,6 +133,13 @@ LEVELS = ("debug", "info", "warning", "error")
     metavar="NAME[=ARGUMENT]",
     help="Who is asked whether a prompt is served, such as block-list=words.txt; repeatable.",
 )
+@click.option(
+    "--max-prompt-characters",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    help="The longest prompt, whatever a model takes.",
+)
 @click.option("--log-prompts", is_flag=True, help="Write prompts to the log; without it they appear nowhere.")
 @click.option(
     "--grace",
@@ -183,6 +190,7 @@ def command(
     provenance: bool,
     signer: "Signer | None",
     prompt_policies: tuple[str, ...],
+    max_prompt_characters: int,
     log_prompts: bool,
     grace: float,
     log_level: str,
@@ -243,6 +251,7 @@ def command(
         provenance=provenance,
         signer=signer,
         prompt_policy=tuple(PolicyChoice.parse(text) for text in prompt_policies),
+        max_prompt_characters=max_prompt_characters,
         log_prompts=log_prompts,
         grace=grace,
     )

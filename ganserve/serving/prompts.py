@@ -8,11 +8,15 @@ from concurrent.futures import Executor as Pool
 import msgspec
 
 from ganserve.codecs.tokens import normalized
-from ganserve.errors import PermissionDenied
+from ganserve.errors import InvalidArgument, PermissionDenied
 from ganserve.plugins import Plugins, resolve
 from ganserve.prompts import Check
 
 log = logging.getLogger(__name__)
+
+
+MOST_CHARACTERS = 10_000
+"""Of a prompt, unless the operator says otherwise; a model may take fewer."""
 
 
 class PolicyChoice(msgspec.Struct, frozen=True):
@@ -29,13 +33,21 @@ class PolicyChoice(msgspec.Struct, frozen=True):
 
 
 class Guard:
-    """Asks ``checks``, by the policies' names, about prompts, in ``pool``; with ``logs`` it writes every prompt to the log."""
+    """Asks ``checks``, by the policies' names, about prompts of at most ``most`` characters, in ``pool``; with ``logs`` it writes them to the log."""
 
-    def __init__(self, checks: Mapping[str, Check], pool: Pool, logs: bool = False) -> None:
-        self._checks, self._pool, self._logs = checks, pool, logs
+    def __init__(
+        self, checks: Mapping[str, Check], pool: Pool, logs: bool = False, most: int = MOST_CHARACTERS
+    ) -> None:
+        self._checks, self._pool, self._logs, self._most = checks, pool, logs, most
 
     async def let_pass(self, model: str, prompts: Mapping[str, str]) -> None:
-        """Raise :class:`PermissionDenied` for the first of ``prompts`` of a request, by their fields, that a policy refuses."""
+        """Raise :class:`PermissionDenied` for the first of ``prompts`` of a request, by their fields, that a policy refuses.
+
+        Raises :class:`InvalidArgument` for one that is too long, before any policy reads it.
+        """
+        for field, prompt in prompts.items():
+            if len(prompt) > self._most:
+                raise InvalidArgument.of(field, f"has {len(prompt)} characters; this server takes at most {self._most}")
         if self._logs:
             for field, prompt in prompts.items():
                 log.info("%s, %s: %r", model, field, prompt)

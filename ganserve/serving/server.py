@@ -41,7 +41,7 @@ from ganserve.serving.otlp import OtlpTracer
 from ganserve.serving.policy import Lifecycle
 from ganserve.serving.ports import Connections, Services, bind, make_server
 from ganserve.serving.probes import over_http
-from ganserve.serving.prompts import Guard, PolicyChoice, load_policies
+from ganserve.serving.prompts import MOST_CHARACTERS, Guard, PolicyChoice, load_policies
 from ganserve.serving.repository import Repository
 from ganserve.serving.service import Generation
 from ganserve.serving.service_inversion import Inversion
@@ -120,6 +120,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Who signs that."""
     prompt_policy: tuple[PolicyChoice, ...] = ()
     """Who is asked whether a prompt is served."""
+    max_prompt_characters: int = MOST_CHARACTERS
+    """The longest prompt, whatever a model takes."""
     log_prompts: bool = False
     """Whether prompts are written to the log; nothing else tells them."""
     grace: float = 20.0
@@ -260,7 +262,8 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
         workers = Workers(executor, pool, metrics, limits, settings.provenance, settings.signer)
         max_rows = min(settings.max_rows, settings.queue_rows)
         generation = Generation(repository, workers, max_rows, settings.stream_frames)
-        guard = Guard(load_policies(plugins, settings.prompt_policy), pool, settings.log_prompts)
+        policies = load_policies(plugins, settings.prompt_policy)
+        guard = Guard(policies, pool, settings.log_prompts, settings.max_prompt_characters)
         latents = Latents(repository, workers, max_rows, guard)
         text = Text(repository, workers, max_rows, guard)
         bounds = Bounds(settings.max_steps, lambda: server.ends)
