@@ -109,7 +109,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, echo: Path) -> Iterator[tup
         "short": add(file, "short", calls="2/second"),
         "seeker": add(file, "seeker", rows="60/hour"),
         "usual": add(file, "usual"),
-        "two-hands": add(file, "two-hands", streams=2),
+        "two-hands": add(file, "two-hands", rows="1000/hour", streams=2),
     }
     inverse = write_inversion_bundle(folder / "inverse")
     quota = Quota(rows=Rate(amount=8, seconds=HOURLY))
@@ -154,6 +154,13 @@ def test_rows_are_taken_from_whoever_asked_and_a_refusal_takes_none(server: tupl
             other.sample("echo", 9, task="sample")
 
 
+def test_a_token_with_one_bound_of_its_own_has_the_servers_others(server: tuple[Serving, dict[str, str]]) -> None:
+    found, tokens = server
+    refused = pytest.raises(QuotaExceeded, match="9 rows asked for at once: the quota of 'short' is 8 rows")
+    with Client(found.address, token=tokens["short"]) as client, refused:
+        client.sample("echo", 9, task="sample")
+
+
 def test_a_short_wait_is_waited_by_the_clients_own_retries(server: tuple[Serving, dict[str, str]]) -> None:
     found, tokens = server
     with Client(found.address, token=tokens["short"]) as client:
@@ -183,7 +190,45 @@ def test_calls_beyond_those_at_a_time_are_refused_until_one_ends(server: tuple[S
         open_streams[1].cancel()
 
 
-def held(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...]) -> grpc.Call:
+def test_an_address_without_a_token_has_its_calls_at_a_time_too(echo: Path) -> None:
+    with serving(echo, access=Access(quota=Quota(streams=3))) as found, contextlib.ExitStack() as stack:
+        channels = [stack.enter_context(grpc.insecure_channel(found.address, [("n", n)])) for n in range(3)]
+        calls = [held(channel) for channel in channels]
+        with pytest.raises(grpc.RpcError, match=r"quota of 'ipv4:127\.0\.0\.1' is 3 calls at a time"):
+            held(channels[0])
+        for call in calls:
+            call.cancel()
+        with Client(found.address) as client:
+            # As many as it likes, one after another.
+            for _ in range(8):
+                assert len(client.sample("echo", 1, task="sample")) == 1
+
+
+def test_every_call_gives_back_its_place_however_it_ends(server: tuple[Serving, dict[str, str]]) -> None:
+    found, tokens = server
+    metadata = (("authorization", f"Bearer {tokens['two-hands']}"),)
+    request = generation_pb2.SampleRequest(model="echo", task="sample", count=1)
+    with (
+        grpc.insecure_channel(found.address) as channel,
+        Client(
+            found.address, token=tokens["two-hands"]
+        ) as client,  # tries again, for a server hears of a cancel a little later
+    ):
+        stub = generation_pb2_grpc.GenerationStub(channel)
+        for _ in range(4):
+            assert len(client.sample("echo", 1, task="sample")) == 1
+            with pytest.raises(grpc.RpcError, match="no-such-model"):
+                stub.Sample(generation_pb2.SampleRequest(model="no-such-model"), metadata=metadata, timeout=30)
+            stream = stub.SampleStream(
+                generation_pb2.SampleStreamRequest(sample=request), metadata=metadata, timeout=30
+            )
+            next(stream)
+            stream.cancel()
+            assert len(client.sample("echo", 1, task="sample")) == 1
+            held(channel, metadata).cancel()
+
+
+def held(channel: grpc.Channel, metadata: tuple[tuple[str, str], ...] = ()) -> grpc.Call:
     """A call that has begun, and goes on until it is cancelled."""
     more = threading.Event()
     name = inference.SERVICE

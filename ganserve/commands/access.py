@@ -47,7 +47,7 @@ _OPTIONS = (
     click.option("--jwt-issuer", metavar="NAME", help="What the identity provider calls itself (claim iss)."),
     click.option("--client-calls", type=RateText(), help="The most calls of one client, such as 100/second."),
     click.option("--client-rows", type=RateText(), help="The most rows of one client, such as 5000/minute."),
-    click.option("--client-streams", type=click.IntRange(min=1), help="The most calls of one client at a time."),
+    click.option("--client-streams", type=click.IntRange(min=1), default=4096, show_default=True, help="The most calls of one client at a time."),
     click.option("--max-connections", type=click.IntRange(min=1), default=1024, show_default=True, help="The most connections of a port."),
     click.option(
         "--client-connections",
@@ -110,7 +110,7 @@ def _access(
     jwt_issuer: str | None,
     client_calls: str | None,
     client_rows: str | None,
-    client_streams: int | None,
+    client_streams: int,
 ) -> "Access":
     from ganserve.serving.gates import Access
     from ganserve.serving.jwks import Provider

@@ -17,8 +17,16 @@ from ganserve.serving.quota import Meter, Quota
 Revoked: TypeAlias = Callable[[], bool]
 """Whether what let a call in has been taken back since."""
 
-Guard: TypeAlias = Callable[[grpc.aio.ServicerContext], Awaitable[Revoked | None]]
-"""What a call has to pass; raises a :class:`ganserve.errors.RequestError`. None where nothing can be taken back."""
+
+class Visit(NamedTuple):
+    """A call that was let in: whether that has been taken back since (None where it cannot be), and what to call when it has ended."""
+
+    revoked: Revoked | None
+    leave: Callable[[], None]
+
+
+Guard: TypeAlias = Callable[[grpc.aio.ServicerContext], Awaitable[Visit]]
+"""What a call has to pass; raises a :class:`ganserve.errors.RequestError`."""
 
 EVERYTHING = frozenset(Kind)
 
@@ -54,8 +62,8 @@ class Gate:
     """What calls of one port have to pass.
 
     ``offers`` are the kinds of rpc that are answered, ``refusal`` is what callers of the others are told. With ``authorities`` a call
-    needs a bearer token that one of them knows, and management calls one that allows them. ``quota`` is a client's that has none of
-    its own. A client is a principal; without tokens the name in its TLS certificate, or else its address.
+    needs a bearer token that one of them knows, and management calls one that allows them. ``quota`` is a client's, but for what it
+    has bounds of its own for. A client is a principal; without tokens the name in its TLS certificate, or else its address.
     """
 
     def __init__(
@@ -69,6 +77,8 @@ class Gate:
         self._offers, self._refusal, self._authorities = offers, refusal, authorities
         self._quota, self._meter = quota or Quota(), meter or Meter()
         self._asks = bool(authorities) or self._quota != Quota()
+        # A bound on calls at a time asks nobody for rows, and leaves batches shared among connections.
+        self._bills = bool(authorities) or self._quota.calls is not None or self._quota.rows is not None
 
     def guard(self, method: str) -> Guard | None:
         """What a call of ``method`` has to pass; None where that is nothing."""
@@ -82,22 +92,21 @@ class Gate:
         if not self._asks:
             return None
 
-        async def guard(context: grpc.aio.ServicerContext) -> Revoked | None:
+        async def guard(context: grpc.aio.ServicerContext) -> Visit:
             return await self._enter(kind, context)
 
         return guard
 
-    async def _enter(self, kind: Kind, context: grpc.aio.ServicerContext) -> Revoked | None:
+    async def _enter(self, kind: Kind, context: grpc.aio.ServicerContext) -> Visit:
         principal, revoked = await self._principal(context)
         if kind is Kind.MANAGEMENT and self._authorities and not principal.manages:
             raise PermissionDenied(f"{principal.name!r} may not manage this server: use a token that allows it")
-        quota = principal.quota or self._quota
-        if quota.streams is not None:
-            self._meter.enter(principal.name, quota.streams)
-            context.add_done_callback(lambda _: self._meter.leave(principal.name))
+        quota = self._quota if principal.quota is None else principal.quota.over(self._quota)
         self._meter.take(principal.name, "calls", quota.calls)
-        _client.set(_Client(principal.name, quota, self._meter))
-        return revoked
+        leave = self._meter.enter(principal.name, quota.streams)
+        if self._bills:
+            _client.set(_Client(principal.name, quota, self._meter))
+        return Visit(revoked, leave)
 
     async def _principal(self, context: grpc.aio.ServicerContext) -> tuple[Principal, Revoked | None]:
         if not self._authorities:
@@ -138,7 +147,7 @@ async def until(revoked: Revoked | None) -> AsyncIterator[None]:
 
 
 def _refuse(message: str) -> Guard:
-    async def guard(context: grpc.aio.ServicerContext) -> None:
+    async def guard(context: grpc.aio.ServicerContext) -> Visit:
         raise PermissionDenied(message)
 
     return guard

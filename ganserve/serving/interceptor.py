@@ -113,15 +113,18 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self, inner: Callable[..., Awaitable[Message]], parse: Parse, start: Start, guard: Guard | None
     ) -> Callable[..., Awaitable[Message]]:
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> Message:
-            watch = start(context.invocation_metadata)
+            watch, visit = start(context.invocation_metadata), None
             try:
                 self._traffic.check_open()
                 if guard is not None:
-                    await guard(context)
+                    visit = await guard(context)
                 reply = await inner(_parsed(parse, data), context)
             except BaseException as error:
                 await self._abort(watch, error, context)
                 raise
+            finally:
+                if visit is not None:
+                    visit.leave()
             self._traffic.finish(watch, "OK")
             return reply
 
@@ -151,16 +154,20 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         guard: Guard | None,
     ) -> None:
         # Writes instead of yielding: gRPC leaves a generator whose caller has gone to the garbage collector.
-        watch = start(context.invocation_metadata)
+        watch, visit = start(context.invocation_metadata), None
         try:
             self._traffic.check_open()
-            revoked = None if guard is None else await guard(context)
-            async with until(revoked), aclosing(inner()) as replies:
+            if guard is not None:
+                visit = await guard(context)
+            async with until(visit and visit.revoked), aclosing(inner()) as replies:
                 async for reply in replies:
                     await context.write(reply)
         except BaseException as error:
             await self._abort(watch, error, context)
             raise
+        finally:
+            if visit is not None:
+                visit.leave()
         self._traffic.finish(watch, "OK")
 
     async def _abort(self, watch: Watch, failure: BaseException, context: grpc.aio.ServicerContext) -> None:

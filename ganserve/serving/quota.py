@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import msgspec
@@ -42,6 +43,11 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
     rows: Rate | None = None
     streams: int | None = None
 
+    def over(self, others: "Quota") -> "Quota":
+        """This quota, and that of ``others`` where this one bounds nothing."""
+        streams = others.streams if self.streams is None else self.streams
+        return Quota(calls=self.calls or others.calls, rows=self.rows or others.rows, streams=streams)
+
 
 class Meter:
     """Takes from the quotas of clients by their names.
@@ -74,17 +80,21 @@ class Meter:
             self._rested = {key: when for key, when in self._rested.items() if when > now}
             self._most = max(_MOST_CLIENTS, 2 * len(self._rested))
 
-    def enter(self, client: str, most: int) -> None:
-        """Count a call that begins; :class:`QuotaExceeded` counts none if ``most`` of ``client`` run. :meth:`leave` ends it."""
-        if (running := self._running[client]) >= most:
+    def enter(self, client: str, most: int | None) -> Callable[[], None]:
+        """Count a call that begins, and give what to call when it has ended.
+
+        :class:`QuotaExceeded` counts none where ``most`` of ``client`` run; None bounds nothing.
+        """
+        running = self._running[client]
+        if most is not None and running >= most:
             raise QuotaExceeded(
                 f"the quota of {client!r} is {most} calls at a time: try again when one of them has ended",
                 _STREAM_SECONDS,
             )
         self._running[client] = running + 1
+        return partial(self._leave, client)
 
-    def leave(self, client: str) -> None:
-        """A call has ended that was counted."""
+    def _leave(self, client: str) -> None:
         self._running[client] -= 1
         if not self._running[client]:
             del self._running[client]
