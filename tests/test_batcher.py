@@ -124,9 +124,7 @@ class BatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        chosen = data.draw(st.sampled_from(list(self.jobs.values())))
-        assert self.batcher.cancel(chosen.job) == chosen.waiting
-        chosen.over = True
+        self.end(data.draw(st.sampled_from(list(self.jobs.values()))))
 
     @rule(seconds=st.floats(0, 3))
     def advance(self, seconds: float) -> None:
@@ -134,16 +132,54 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0.001, 2))
     def run(self, seconds: float) -> None:
+        if (batch := self.next()) is not None:
+            self.check(batch)
+            self.ran(batch, seconds)
+
+    @rule(seconds=st.floats(0.001, 2), data=st.data())
+    def run_and_break(self, seconds: float, data: st.DataObject) -> None:
+        """A batch fails; its rows run one by one, and the jobs of those that fail again are over."""
+        if (batch := self.next()) is None:
+            return
+        self.check(batch)
+        self.ran(batch, seconds)
+        numbers = self.numbers(batch)
+        bad = data.draw(st.sets(st.sampled_from(numbers), min_size=1))
+        seen = []
+        for single in batch.singles():
+            ((number,), (piece,)) = self.numbers(single), single.slices
+            seen.append(number)
+            assert number == self.jobs[id(piece.job)].first + piece.start
+            if not self.jobs[id(piece.job)].over:  # the others' rows run, whatever became of their neighbours
+                self.ran(single, seconds)
+                if number in bad:
+                    self.end(self.jobs[id(piece.job)])
+        assert seen == numbers, "every row once, and in order"
+        for piece in batch.slices:
+            known = self.jobs[id(piece.job)]
+            assert known.over == any(known.first <= number < known.first + known.job.rows for number in bad)
+
+    def next(self) -> Batch | None:
         batch, failed = self.batcher.take(self.now)
         for job, error in failed:
             self.expire(job, error)
-        if batch is None:
-            assert self.waiting() == 0
-            return
-        self.check(batch)
+        assert batch is not None or self.waiting() == 0
+        return batch
+
+    def ran(self, batch: Batch, seconds: float) -> None:
         self.batcher.ran(batch, seconds)
         self.slowest = max(self.slowest, seconds)
         self.now += seconds
+
+    def end(self, known: Waiting) -> None:
+        assert self.batcher.cancel(known.job) == known.waiting
+        known.over = True
+
+    @staticmethod
+    def numbers(batch: Batch) -> list[int]:
+        """The rows of ``batch``, by the numbers that they hold."""
+        found: list[int] = batch.feeds()["x"].reshape(batch.rows, -1)[:, 0].tolist()
+        return found
 
     def expire(self, job: Job, error: Exception) -> None:
         known = self.jobs[id(job)]
@@ -165,7 +201,7 @@ class BatcherMachine(RuleBasedStateMachine):
             known.taken = piece.stop
             numbers += range(known.first + piece.start, known.first + piece.stop)
         feeds = batch.feeds()
-        assert feeds["x"].reshape(batch.rows, -1)[:, 0].tolist() == numbers
+        assert self.numbers(batch) == numbers
         assert (feeds["y"] == -feeds["x"]).all()
         for piece, rows in batch.split({"made": feeds["x"] + 0.5}):
             first = self.jobs[id(piece.job)].first

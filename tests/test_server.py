@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,45 +27,19 @@ from grpc_status import rpc_status
 
 from ganserve.codecs.label import draw_labels
 from ganserve.codecs.seeds import draw
-from ganserve.engines import Session
 from ganserve.errors import GanserveError
 from ganserve.plugins import installed
 from ganserve.serving.model import Settings
 from ganserve.serving.ports import ACCEPT_SECONDS
 from ganserve.serving.repository import Repository
 from ganserve.serving.server import Server, ServerSettings, running
-from ganserve.serving.stage import LoadedGraph
 from ganserve.testing.echo import LABELS, SIZE, WALK_NOISE, Z_NOISE, image_of
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import generation_pb2_grpc, media_pb2, models_pb2, models_pb2_grpc
 
+from .gate import Gate, gate_at
+
 RAW = media_pb2.OutputOptions(image_format=media_pb2.IMAGE_FORMAT_RAW)
-
-
-class Gate:
-    """A real session whose runs wait while the gate is shut."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.batch_invariant = session.batch_invariant
-        self.open = threading.Event()
-        self.open.set()
-        self.runs = 0
-
-    def upload(self, array: np.ndarray) -> Any:
-        return self.session.upload(array)
-
-    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str]) -> Mapping[str, Any]:
-        assert self.open.wait(60)
-        self.runs += 1
-        return self.session.run(feeds, outputs)
-
-    def download(self, value: Any) -> np.ndarray:
-        return self.session.download(value)
-
-    def close(self) -> None:
-        self.open.set()
-        self.session.close()
 
 
 class Up:
@@ -77,12 +52,7 @@ class Up:
         self.health = health_pb2_grpc.HealthStub(channel)
 
     def gate(self, graph: str) -> Gate:
-        """A gate before ``graph`` of echo; ask for it before any request."""
-        graphs = self.server.repository.get("echo").graphs
-        assert isinstance(graphs, dict)
-        gate = Gate(graphs[graph].session)
-        graphs[graph] = LoadedGraph(graphs[graph].graph, graphs[graph].engine, gate)
-        return gate
+        return gate_at(self.server, graph)
 
     def metric(self, name: str, **labels: str) -> float:
         return self.server.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -160,7 +130,7 @@ class Wish:
 
     def __init__(self, rng: random.Random) -> None:
         self.rows = rows = rng.randint(1, 4)
-        task = rng.choice(["sample"] * 6 + ["walk", "settle", "alone", "alone"])
+        self.task = task = rng.choice(["sample"] * 6 + ["walk", "settle", "alone", "alone", "fragile"])
         fields: dict[str, Any] = {"count": rows}
         pairs = self._seeds(rng, fields)
         truncation = self._truncation(rng, fields)
@@ -171,6 +141,7 @@ class Wish:
             w = self._settle(z)
         else:
             w = z + self._labels(rng, fields, pairs)[:, None].astype(np.float32)
+        self.breaks = task == "fragile" and self._hurts(rng, fields)
         self.message, self.pairs, self.expected = request(task, **fields), pairs, image_of(w)
 
     def _seeds(self, rng: random.Random, fields: dict[str, Any]) -> np.ndarray:
@@ -206,6 +177,11 @@ class Wish:
             ends.append(x)
         return np.stack(ends)
 
+    def _hurts(self, rng: random.Random, fields: dict[str, Any]) -> bool:
+        hurt = [int(rng.random() < 0.1) for _ in range(self.rows)]
+        fields["numbers"] = {"hurt": pb.Numbers(values=hurt)}
+        return any(hurt)
+
     @staticmethod
     def _settle(z: np.ndarray) -> np.ndarray:
         ends = []
@@ -216,7 +192,12 @@ class Wish:
             ends.append(x)
         return np.stack(ends)
 
-    def check(self, samples: Sequence[pb.Sample]) -> None:
+    async def check(self, calling: Awaitable[Sequence[pb.Sample]]) -> None:
+        """What comes is right; and where a row of this request breaks the engine, nothing comes but that it did."""
+        if self.breaks:
+            assert (await refused(calling)).code() is grpc.StatusCode.INTERNAL
+            return
+        samples = await calling
         assert len(samples) == self.rows
         for row, sample in enumerate(samples):
             assert (sample.seed.seed, sample.seed.index) == tuple(self.pairs[row].tolist())
@@ -227,24 +208,27 @@ class Wish:
 async def test_ten_thousand_concurrent_random_requests_all_get_their_own_images(one: Up) -> None:
     rng = random.Random(7)
     left = iter(range(10_000))
+    expected: Counter[tuple[str, str]] = Counter()
+
+    async def sampled(message: pb.SampleRequest) -> Sequence[pb.Sample]:
+        return (await one.generation.Sample(message)).samples
+
+    async def streamed(message: pb.SampleRequest) -> Sequence[pb.Sample]:
+        return [reply.sample async for reply in one.generation.SampleStream(pb.SampleStreamRequest(sample=message))]
 
     async def caller() -> None:
         for number in left:
             wish = Wish(rng)
-            if number % 10:
-                wish.check((await one.generation.Sample(wish.message)).samples)
-            else:
-                call = one.generation.SampleStream(pb.SampleStreamRequest(sample=wish.message))
-                wish.check([reply.sample async for reply in call])
+            await wish.check((sampled if number % 10 else streamed)(wish.message))
+            expected[wish.task, "INTERNAL" if wish.breaks else "OK"] += 1
 
     async with asyncio.TaskGroup() as callers:
         for _ in range(200):
             callers.create_task(caller())
-    calls = sum(
-        one.metric("ganserve_requests_total", model="echo", task=task, code="OK")
-        for task in ("sample", "walk", "settle", "alone")
-    )
-    assert calls == 10_000
+    assert expected["fragile", "INTERNAL"] > 100
+    assert sum(expected.values()) == 10_000
+    for (task, code), calls in expected.items():
+        assert one.metric("ganserve_requests_total", model="echo", task=task, code=code) == calls
     largest_request = one.metric("ganserve_batch_rows_bucket", model="echo", le="4.0")
     assert largest_request < one.metric("ganserve_batch_rows_count", model="echo"), "rows of different requests met"
     assert one.metric("ganserve_queue_rows", device="cpu") == one.metric("ganserve_in_flight_requests") == 0
@@ -277,13 +261,16 @@ async def test_a_stream_gives_each_row_in_order_as_the_unary_call_does(one: Up) 
 
 async def test_a_stream_sends_a_row_before_the_next_is_ready(one: Up) -> None:
     gate = one.gate("alone")
-    call = one.generation.SampleStream(pb.SampleStreamRequest(sample=request("alone", count=2, seed=1)))
     gate.open.clear()
+    gate.passes.release()
+    call = one.generation.SampleStream(pb.SampleStreamRequest(sample=request("alone", count=2, seed=1)))
+    assert (await call.read()).sample.seed.index == 0
     reading = asyncio.create_task(call.read())
-    await one.waiting(1)
+    await one.until(lambda: gate.waiting == 1)
+    assert gate.runs == 1
+    assert not reading.done()
     gate.open.set()
-    assert (await reading).sample.seed.index == 0
-    assert (await call.read()).sample.seed.index == 1
+    assert (await reading).sample.seed.index == 1
     assert await call.read() is grpc.aio.EOF
 
 
