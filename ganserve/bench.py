@@ -7,6 +7,7 @@ slows both.
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -25,6 +26,7 @@ from ganserve.bench_task import ENGINE, Measured, measured
 from ganserve.codecs import EncodeOptions
 from ganserve.codecs.image import ImageEncoder
 from ganserve.commands.process import server, stop
+from ganserve.errors import GanserveError
 from ganserve.spec import Output, Tensor
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -76,10 +78,12 @@ def served(folder: Path, load: Load, *, rounds: int, seconds: float, task: str =
     """Serve the bundle in ``folder`` under ``load``, in turns with the raw ``engine`` (NAME or NAME:PRECISION)."""
     target = measured(folder, task)
     raws, rates, latencies = [], [], []
-    with _pinned_server(folder, "--engine", engine, "--max-batch", str(load.largest)) as address:
+    options = ("--engine", engine, "--max-batch", str(load.largest))
+    with _server(folder, *options) as address:
         asyncio.run(_drive(address, target, load, 1.0))
         for _ in range(rounds):
-            raws.append(_raw_in_own_process(folder, seconds, target.task.name, engine, load.largest))
+            with _pinned(0):
+                raws.append(_raw_in_own_process(folder, seconds, target.task.name, engine, load.largest))
             rate, waits = asyncio.run(_drive(address, target, load, seconds))
             rates.append(rate)
             latencies += waits
@@ -117,8 +121,7 @@ def encode_ms(size: int = 64, repeats: int = 2000) -> float:
 
 
 def raw(folder: Path, seconds: float, task: str, engine: str, largest: int) -> float:
-    """Rows a second of the engine alone, one thread, at its best batch size; runs in this process, on the first core."""
-    _pin(0)
+    """Rows a second of the engine alone, one thread, at its best batch size; runs in this process."""
     target = measured(folder, task)
     runs = target.runs(engine, threads=1)
     batches = [batch for batch in BATCHES if batch <= largest]
@@ -146,25 +149,39 @@ def _raw_in_own_process(folder: Path, seconds: float, task: str, engine: str, la
 
 
 @contextlib.contextmanager
-def _pinned_server(folder: Path, *options: str) -> Iterator[str]:
+def _server(folder: Path, *options: str) -> Iterator[str]:
+    """The address of a server on the first core; the block, and what it starts, is on the last."""
+    with tempfile.TemporaryDirectory() as logs, contextlib.ExitStack() as stack:
+        with _pinned(0):
+            process, address = stack.enter_context(server(folder, Path(logs) / "log", "--threads", "1", *options))
+        # Before the channel, whose threads stay where they were begun.
+        with _pinned(-1):
+            with grpc.insecure_channel(address) as channel:
+                grpc.channel_ready_future(channel).result(60)
+                _wait_serving(channel)
+            yield address
+            stop(process, Path(logs) / "log")
+
+
+@contextlib.contextmanager
+def _pinned(core: int) -> Iterator[None]:
+    """A block on the core of that number among those that this process was given; what is started in it inherits that."""
     before = os.sched_getaffinity(0)
-    with tempfile.TemporaryDirectory() as logs:
-        # Affinity is inherited: the server starts on the first core, then this process moves to the last.
-        _pin(0)
-        try:
-            with server(folder, Path(logs) / "log", "--threads", "1", *options) as (process, address):
-                _pin(-1)
-                with grpc.insecure_channel(address) as channel:
-                    grpc.channel_ready_future(channel).result(60)
-                    _wait_serving(channel)
-                yield address
-                stop(process, Path(logs) / "log")
-        finally:
-            os.sched_setaffinity(0, before)
+    os.sched_setaffinity(0, {_cores()[core]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
-def _pin(core: int) -> None:
-    os.sched_setaffinity(0, {sorted(range(os.cpu_count() or 1))[core]})
+@functools.cache
+def _cores() -> Sequence[int]:
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < 2:
+        raise GanserveError(
+            f"this needs Linux and two cores, and finds {len(cores)}: one serves and the other one calls"
+        )
+    return cores
 
 
 def _wait_serving(channel: grpc.Channel) -> None:

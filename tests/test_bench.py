@@ -1,17 +1,21 @@
 """What `ganserve bench` measures: rows that the engine alone runs, and requests that a server answers with as many."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from ganserve import bench
 from ganserve.bench_task import measured
+from ganserve.cli import cli
 from ganserve.errors import GanserveError
 from ganserve.testing.echo import SIZE
 from ganserve.testing.echo_text import write_text_bundle
@@ -70,3 +74,35 @@ def test_the_engine_alone_runs_in_a_process_of_its_own(echo: Path) -> None:
     command = [sys.executable, "-m", "ganserve.bench", str(echo), "0.1", "negative", "onnxruntime", "2"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) > 0
+
+
+def test_a_bundle_is_measured_beside_the_engine_alone(echo: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("the server has one core, and its caller another")
+    before = os.sched_getaffinity(0)
+    command = ["bench", str(echo), "--task", "noisy", "--seconds", "0.5", "--rounds", "1", "--json"]
+    result = CliRunner().invoke(cli, command, catch_exceptions=False)
+    found = json.loads(result.stdout)
+    (load,) = found["served"]
+    figures = load["figures"]
+    assert load["ratio"] == pytest.approx(figures["rows_per_second"] / figures["raw_rows_per_second"])
+    assert 0 < load["ratio"] < 2
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"]
+    assert found["start"]["ready_seconds"] > 0
+    assert not found["start"]["imports_torch"]
+    assert found["png_64_ms"] > 0
+    assert os.sched_getaffinity(0) == before
+
+
+def test_one_core_is_too_few_and_is_named(echo: Path) -> None:
+    (core, *_) = os.sched_getaffinity(0)
+    result = subprocess.run(
+        [sys.executable, "-m", "ganserve", "bench", str(echo), "--task", "noisy"],
+        preexec_fn=partial(os.sched_setaffinity, 0, {core}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "needs Linux and two cores, and finds 1" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -25,6 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from ganserve.codecs.image import ImageEncoder
 from ganserve.codecs.label import draw_labels
 from ganserve.codecs.seeds import draw
 from ganserve.errors import GanserveError
@@ -272,6 +273,31 @@ async def test_a_stream_sends_a_row_before_the_next_is_ready(one: Up) -> None:
     gate.open.set()
     assert (await reading).sample.seed.index == 1
     assert await call.read() is grpc.aio.EOF
+
+
+@pytest.mark.parametrize(
+    ("image_format", "apart"),
+    [
+        (media_pb2.IMAGE_FORMAT_PNG, True),
+        (media_pb2.IMAGE_FORMAT_JPEG, True),
+        (media_pb2.IMAGE_FORMAT_WEBP, True),
+        (media_pb2.IMAGE_FORMAT_RAW, False),  # a copy, which takes less than handing it over would
+    ],
+)
+async def test_pictures_are_encoded_off_the_event_loop(
+    one: Up, monkeypatch: pytest.MonkeyPatch, image_format: media_pb2.ImageFormat, apart: bool
+) -> None:
+    threads, encode = set(), ImageEncoder.encode
+
+    def watched(*given: Any) -> Any:
+        threads.add(threading.get_ident())
+        return encode(*given)
+
+    monkeypatch.setattr(ImageEncoder, "encode", watched)
+    message = request(count=2, output=media_pb2.OutputOptions(image_format=image_format))
+    assert len((await one.generation.Sample(message)).samples) == 2
+    assert (threading.get_ident() not in threads) == apart
+    assert threads
 
 
 async def test_the_reply_says_what_served_it_and_how_long_it_took(one: Up) -> None:

@@ -1,7 +1,8 @@
 """Regenerates ganserve/v1 and ganserve/inference from protos/, and checks the protos: lint, breaking changes, stubs in step.
 
 ``python -m tools.protos`` writes; ``--check`` fails if it would write anything, if ``buf lint`` finds fault, or if the protos
-break a client built from the committed descriptor image (``--accept`` replaces that image after a release).
+break a client built from the committed descriptor image (``--accept`` replaces that image: after a release, and with a new proto,
+which has to be in it).
 """
 
 import shutil
@@ -11,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import click
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 ROOT = Path(__file__).parent.parent
 IMAGE = ROOT / "protos" / "released.binpb"
@@ -45,6 +47,12 @@ def differing(out: Path) -> list[str]:
     ]
 
 
+def unguarded() -> list[str]:
+    """The protos that the committed image lacks, so that nobody would notice what breaks in them."""
+    image = FileDescriptorSet.FromString(IMAGE.read_bytes())
+    return sorted({*SOURCES, INFERENCE} - {file.name for file in image.file})
+
+
 @click.command()
 @click.option("--check", is_flag=True, help="Write nothing; fail where the repository is out of step.")
 @click.option("--accept", is_flag=True, help="Make the present protos the ones that later changes must not break.")
@@ -56,6 +64,10 @@ def main(check: bool, accept: bool) -> None:
         generate(ROOT)
         return
     subprocess.run(["buf", "lint"], cwd=ROOT, check=True)
+    if new := unguarded():
+        raise click.ClickException(
+            f"{', '.join(new)} not in {IMAGE.name}: run `python -m tools.protos --accept` and commit it"
+        )
     subprocess.run(["buf", "breaking", "--against", str(IMAGE)], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
