@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ganserve.engines import Options, cache, openvino
@@ -75,9 +76,40 @@ def test_a_folder_that_others_may_write_to_keeps_nothing(tmp_path: Path) -> None
         cache.private_folder(tmp_path / "link")
 
 
-def test_openvino_keeps_what_it_compiled_in_a_folder_of_its_own(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+def test_openvino_takes_what_it_compiled_and_nothing_that_is_damaged_or_anothers(tmp_path: Path) -> None:
+    ov = pytest.importorskip("openvino")
     tiny = graphs.synthesis(tmp_path)
-    openvino.load(tiny.file, Options(graph=tiny.graph, cache_dir=tmp_path / "cache")).close()
-    assert stat.S_IMODE((tmp_path / "cache" / "openvino").stat().st_mode) == 0o700
-    assert list((tmp_path / "cache" / "openvino").iterdir())
+    outputs = [tensor.name for tensor in tiny.graph.outputs]
+    options = Options(graph=tiny.graph, cache_dir=tmp_path / "cache")
+    compiled: list[int] = []
+
+    def loaded(options: Options = options) -> list[np.ndarray]:
+        """What a session makes of three rows and of one; each is a size of its own."""
+        with pytest.MonkeyPatch.context() as patch:
+            compile_model = ov.Core.compile_model
+            patch.setattr(ov.Core, "compile_model", lambda *given: compiled.append(1) or compile_model(*given))
+            session = openvino.load(tiny.file, options)
+            made = []
+            for rows in (3, 1):
+                feeds = {name: session.upload(array) for name, array in tiny.rows(0, rows).items()}
+                made += [session.download(value) for value in session.run(feeds, outputs).values()]
+            session.close()
+        return made
+
+    first = loaded()
+    files = sorted((tmp_path / "cache").iterdir())
+    assert len(files) == len(compiled) == 2
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    compiled.clear()
+    assert all((one == other).all() for one, other in zip(first, loaded(), strict=True))
+    assert not compiled, "the second start finds what the first one built"
+
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    files[1].chmod(0o644)
+    assert all((one == other).all() for one, other in zip(first, loaded(), strict=True))
+    assert len(compiled) == 2
+    assert all(cache.read(path) is not None for path in files), "what was damaged is built anew"
+
+    loaded(Options(graph=tiny.graph, cache_dir=tmp_path / "cache", threads=2))
+    assert len(sorted((tmp_path / "cache").iterdir())) == 4, "other settings, other engines"

@@ -10,6 +10,9 @@ import stat
 import threading
 from pathlib import Path
 
+import onnx
+from onnx.external_data_helper import ExternalDataInfo
+
 from ganserve.errors import EngineError
 
 _OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
@@ -26,6 +29,34 @@ def private_folder(folder: Path) -> Path:
             f"{folder} would keep built engines, which are code, and others may write to it; make it a folder of this user's: chmod 700"
         )
     return folder
+
+
+def key(graph_file: Path, *others: object) -> str:
+    """A digest of all that an engine depends on: the graph, its weights, and ``others``, told apart by their ``repr``.
+
+    Raises :class:`EngineError` if one of the files cannot be read.
+    """
+    digest = hashlib.sha256(repr(others).encode())
+    for path in (graph_file, *_external_files(graph_file)):
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise EngineError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def _external_files(graph_file: Path) -> list[Path]:
+    try:
+        model = onnx.load(graph_file, load_external_data=False)
+    except Exception as error:  # protobuf's own exception type differs between its implementations
+        raise EngineError(f"{graph_file} is not an ONNX file: {error}") from error
+    names = {
+        ExternalDataInfo(tensor).location
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+    return [graph_file.parent / name for name in sorted(names)]
 
 
 def read(path: Path) -> bytes | None:

@@ -100,12 +100,11 @@ class OpenVinoSession:
         if self._device == "CPU":
             # Threads that stay where the process may run: the server's other threads share these cores.
             self._settings |= {"INFERENCE_NUM_THREADS": options.threads, "ENABLE_CPU_PINNING": False}
-        if options.cache_dir is not None:
-            self._settings["CACHE_DIR"] = str(cache.private_folder(options.cache_dir / "openvino"))
         self._free = any(isinstance(size, str) for tensor in self._graph.inputs for size in tensor.shape)
         if self._free and self._device == "CPU":
             self._settings["CPU_RUNTIME_CACHE_CAPACITY"] = _RUNTIME_CACHE
         self._file = graph_file
+        self._kept = None if options.cache_dir is None else self._place(options.cache_dir)
         self._compiling = threading.Lock()
         self._compiled: dict[int, _Compiled] | None = {}
         compiled = self._at(self._size(1))
@@ -156,22 +155,40 @@ class OpenVinoSession:
                 self._compiled[size] = self._compile(size)
             return self._compiled[size]
 
+    def _place(self, folder: Path) -> Path:
+        """Where in ``folder`` the compiled graphs are kept, but for their sizes: named after all that they depend on."""
+        machine = [
+            self._core.get_property(self._device, name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
+        ]
+        return folder / cache.key(
+            self._file, "openvino", self._openvino.__version__, machine, sorted(self._settings.items())
+        )
+
     def _compile(self, size: int) -> "_Compiled":
+        kept = None if self._kept is None else self._kept.with_name(f"{self._kept.name}-{size}.openvino")
         try:
-            # The ONNX reader by name: OpenVINO would else try each of its formats on a file it cannot read.
-            reader = self._openvino.frontend.FrontEndManager().load_by_framework("onnx")
-            model = reader.convert(reader.load(str(self._file)))
-            _part_weights(self._openvino, model)
-            model.reshape(
-                {
-                    tensor.name: [size, *(_ANY if isinstance(axis, str) else axis for axis in tensor.shape)]
-                    for tensor in self._graph.inputs
-                }
-            )
-            return _Compiled(self._openvino, self._core.compile_model(model, self._device, self._settings))
+            if kept is not None and (blob := cache.read(kept)) is not None:
+                return _Compiled(self._openvino, self._core.import_model(blob, self._device, self._settings))
+            compiled = self._core.compile_model(self._read(size), self._device, self._settings)
+            if kept is not None:
+                cache.write(kept, compiled.export_model().getvalue())
+            return _Compiled(self._openvino, compiled)
         except Exception as error:  # OpenVINO has exception types without a common base
             rows = "any number of" if size == _ANY else size
             raise EngineError(f"openvino cannot load {self._file} for {rows} rows: {error}") from error
+
+    def _read(self, size: int) -> Any:
+        """The graph, of ``size`` rows."""
+        # The ONNX reader by name: OpenVINO would else try each of its formats on a file it cannot read.
+        reader = self._openvino.frontend.FrontEndManager().load_by_framework("onnx")
+        model = reader.convert(reader.load(str(self._file)))
+        _part_weights(self._openvino, model)
+        shapes = {
+            tensor.name: (_ANY if isinstance(axis, str) else axis for axis in tensor.shape)
+            for tensor in self._graph.inputs
+        }
+        model.reshape({name: [size, *axes] for name, axes in shapes.items()})
+        return model
 
 
 def _part_weights(openvino: Any, model: Any) -> None:

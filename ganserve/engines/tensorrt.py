@@ -4,7 +4,6 @@ TensorRT RTX builds an engine on a machine without a GPU; TensorRT tunes on the 
 what they were made from and never taken from anyone else: they are code.
 """
 
-import hashlib
 import importlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +13,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
-from onnx.external_data_helper import ExternalDataInfo
 
 from ganserve import hookimpl
 from ganserve.engines import Options, Value, cache, check_run, cuda
@@ -258,25 +255,7 @@ def _set_precision(trt: Any, config: Any, options: Options) -> int:
 
 
 def _key(graph_file: Path, options: Options, builder: str) -> str:
-    """A digest of all that an engine depends on: the graph, its weights, the builder, precision, sizes and device."""
     # TensorRT RTX finishes an engine on the GPU that runs it; TensorRT's fits the kind of GPU that built it.
     target = "any GPU" if "rtx" in builder else _device(options).capability
     sizes = (options.max_rows, options.typical_side, options.max_side)
-    digest = hashlib.sha256(repr((builder, options.precision, sizes, target)).encode())
-    for path in (graph_file, *_external_files(graph_file)):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _external_files(graph_file: Path) -> list[Path]:
-    try:
-        model = onnx.load(graph_file, load_external_data=False)
-    except Exception as error:  # protobuf's own exception type differs between its implementations
-        raise EngineError(f"{graph_file} is not an ONNX file: {error}") from error
-    names = {
-        ExternalDataInfo(tensor).location
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    }
-    return [graph_file.parent / name for name in sorted(names)]
+    return cache.key(graph_file, builder, options.precision, sizes, target)
