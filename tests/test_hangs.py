@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from bench.chaos import faulty
-from ganserve import AsyncClient
+from ganserve import AsyncClient, inference
 from ganserve.client import Samples
 from ganserve.errors import InternalError, Unavailable
 from ganserve.plugins import load
@@ -59,6 +59,16 @@ class Up:
 
     async def health(self, name: str) -> int:
         return int((await self.client._stubs.health.Check(health_pb2.HealthCheckRequest(service=name))).status)
+
+    async def oip_ready(self) -> bool:
+        """Whether the Open Inference Protocol calls the server ready."""
+        message = inference.message_types()
+        call = self.client._channel.unary_unary(
+            f"/{inference.SERVICE}/ServerReady",
+            request_serializer=message["ServerReadyRequest"].SerializeToString,
+            response_deserializer=message["ServerReadyResponse"].FromString,
+        )
+        return bool((await call(message["ServerReadyRequest"]())).ready)
 
     def metric(self, name: str, **labels: str) -> float:
         return self.server.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -123,6 +133,7 @@ async def test_what_hangs_is_replaced_while_other_models_go_on_and_health_tells_
 async def test_what_cannot_be_replaced_has_failed_until_it_is_loaded(folder: Path) -> None:
     async with up(folder) as one:
         await one.server.repository.unload("b")
+        assert await one.oip_ready()
         faulty.broken.set()
         answers = await asyncio.gather(*(one.sample(faulty.HANGS) for _ in range(3)), return_exceptions=True)
         assert {type(answer) for answer in answers} <= {InternalError, Unavailable}
@@ -130,11 +141,13 @@ async def test_what_cannot_be_replaced_has_failed_until_it_is_loaded(folder: Pat
         assert state == "failed"
         assert reason == "its engine hung and could not be replaced: the device does not answer"
         assert (await one.health("a"), await one.health("")) == (NOT_SERVING, NOT_SERVING), "nothing serves any more"
+        assert not await one.oip_ready()
         with pytest.raises(Unavailable, match="the device does not answer"):
             one.server.repository.get("a")
         faulty.broken.clear()
         await one.server.repository.load("a")
         assert (await one.health("a"), await one.health("")) == (SERVING, SERVING)
+        assert await one.oip_ready()
         assert await one.sample()
 
 

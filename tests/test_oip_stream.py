@@ -388,7 +388,7 @@ async def test_a_server_that_drains_is_alive_but_not_ready(echo: Path) -> None:
     with serving(echo) as up:
         async with triton_aio.InferenceServerClient(up.address) as client:
             assert await client.is_server_ready()
-            up.server.traffic.accepting = False
+            up.server._close()
             assert await client.is_server_live()
             assert not await client.is_server_ready()
             assert not await client.is_model_ready("echo")

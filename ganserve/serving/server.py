@@ -273,6 +273,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
             repository,
             workers,
             server.traffic,
+            server.health,
             max_rows=max_rows,
             max_batch=settings.models.max_batch,
             window=settings.stream_frames,

@@ -15,6 +15,7 @@ from ganserve.serving.call import Workers
 from ganserve.serving.entry import Entry
 from ganserve.serving.frames import in_order
 from ganserve.serving.front import Front, check_reply
+from ganserve.serving.health import Health
 from ganserve.serving.inversion import Bounds
 from ganserve.serving.model import Model
 from ganserve.serving.oip import INSTEAD, Run
@@ -52,6 +53,7 @@ class OpenInference(Front):
         repository: Repository,
         workers: Workers,
         traffic: Traffic,
+        health: Health,
         *,
         max_rows: int,
         max_batch: int,
@@ -60,7 +62,7 @@ class OpenInference(Front):
         bounds: Bounds,
     ) -> None:
         super().__init__(repository, workers)
-        self._traffic, self._window, self._guard, self._bounds = traffic, window, guard, bounds
+        self._traffic, self._health, self._window, self._guard, self._bounds = traffic, health, window, guard, bounds
         self._max_rows, self._max_batch = max_rows, max_batch
 
     async def ServerLive(  # noqa: N802
@@ -72,8 +74,8 @@ class OpenInference(Front):
     async def ServerReady(  # noqa: N802
         self, request: pb.ServerReadyRequest, context: grpc.aio.ServicerContext
     ) -> pb.ServerReadyResponse:
-        """Whether calls are taken."""
-        return pb.ServerReadyResponse(ready=self._traffic.accepting)
+        """Whether calls are taken, as the server's health says."""
+        return pb.ServerReadyResponse(ready=self._health.serves(""))
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, context: grpc.aio.ServicerContext
