@@ -7,7 +7,10 @@ from click.testing import CliRunner
 
 from bench.chaos import __main__ as chaos
 from bench.chaos import rolling
+from bench.chaos.load import Once
 from bench.chaos.scenario import Outcome, Scenario, sized
+from ganserve.errors import Unavailable
+from ganserve.testing.server import serving
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +20,16 @@ def test_a_server_that_is_restarted_loses_no_call(monkeypatch: pytest.MonkeyPatc
     outcome = rolling.run(0.01)
     assert outcome.held, outcome.measured
     assert outcome.measured.startswith("1 restarts; ")
+
+
+async def test_the_callers_of_reloads_see_every_failure(echo: Path) -> None:
+    with serving(echo) as server:
+        server.server.traffic.accepting = False
+        async with Once(server.address) as client:
+            with pytest.raises(Unavailable):
+                await client.sample("echo", task="sample")
+        labels = {"model": "unknown", "task": "unknown", "code": "UNAVAILABLE"}
+        assert server.server.metrics.registry.get_sample_value("ganserve_requests_total", labels) == 1
 
 
 def test_every_scenario_is_listed_and_in_the_document() -> None:

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2
 from ganserve import hookimpl
 from ganserve.bundle import MANIFEST
 from ganserve.cli import cli
-from ganserve.client import Client
+from ganserve.client import Client, blocking
 from ganserve.engines import Options
 from ganserve.engines.onnxruntime import OnnxRuntimeSession
 from ganserve.errors import DeadlineExceeded, EngineError, LoadFailed, NotFound, SpecError, Unavailable
@@ -474,7 +474,12 @@ def call(client: Client, seed: int) -> int:
     return version
 
 
-def test_reloads_under_load_fail_no_call_and_mix_nothing(changing: tuple[Serving, Path]) -> None:
+def test_reloads_under_load_fail_no_call_and_mix_nothing(
+    changing: tuple[Serving, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A client that tries again would hide what fails.
+    once = [*blocking.channel_options(blocking.MAX_REPLY_BYTES), ("grpc.enable_retries", 0)]
+    monkeypatch.setattr(blocking, "channel_options", lambda most: once)
     server, root = changing
     versions: list[int] = []
     errors: list[BaseException] = []
@@ -510,6 +515,13 @@ def test_reloads_under_load_fail_no_call_and_mix_nothing(changing: tuple[Serving
     assert {2, 3, 4, 5, 6} <= set(versions)
     metrics = server.server.metrics
     assert count(metrics, "requests_total", model="m", task="sample", code="OK") == len(versions) + 6
+    codes = {
+        sample.labels["code"]
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "ganserve_requests_total" and sample.value and sample.labels["task"] == "sample"
+    }
+    assert codes == {"OK"}, "the server counts every attempt"
     wait(lambda: count(metrics, "models_in_memory") == 2)
 
 

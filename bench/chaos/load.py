@@ -1,16 +1,28 @@
-"""Callers that never stop asking, through the shipped client with its shipped retries, and look at every image they get."""
+"""Callers that never stop asking, through the shipped client, and look at every image they get."""
 
 import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
+import grpc
 import msgspec
 import numpy as np
 
 from ganserve import AsyncClient
 from ganserve.client import Samples
+from ganserve.client.channel import MAX_REPLY_BYTES, channel_options, stubs
 from ganserve.errors import GanserveError
+
+
+class Once(AsyncClient):
+    """The shipped client without its retries: what fails is seen, even if it would have succeeded a moment later."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        options = [*channel_options(MAX_REPLY_BYTES), ("grpc.enable_retries", 0)]
+        self._channel = grpc.aio.insecure_channel(address, options)
+        self._stubs = stubs(self._channel)
 
 
 class Tally(msgspec.Struct):
