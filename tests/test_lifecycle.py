@@ -34,6 +34,8 @@ from ganserve.spec import Engine
 from ganserve.testing.echo import image_of, write_bundle
 from ganserve.testing.server import Serving, serving
 
+from .test_repository import wrong_golden
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -53,7 +55,7 @@ def replace(folder: Path, **how: Any) -> None:
 
 
 def damage(folder: Path) -> None:
-    """Have the golden rows of the bundle in ``folder`` fail."""
+    """Have the bundle in ``folder`` promise one golden row more than it has."""
     text = (folder / MANIFEST).read_text()
     facts = json.loads(text)
     facts["golden"]["rows"] += 1
@@ -177,8 +179,16 @@ async def test_what_is_loaded_and_has_not_changed_is_left_alone_unless_it_is_rel
     await repository.close()
 
 
-@pytest.mark.parametrize("how", ["another version", "in its place", "its manifest"])
-async def test_what_fails_leaves_the_old_one_serving_and_says_why(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("another version", "golden"),
+        ("in its place", "golden"),
+        ("its manifest", "is not a manifest"),
+        ("wrong numbers", "output 'w': golden rows differ by "),
+    ],
+)
+async def test_what_fails_leaves_the_old_one_serving_and_says_why(tmp_path: Path, how: str, told: str) -> None:
     metrics = Metrics()
     write(tmp_path / "m" / "1")
     repository = make(tmp_path, metrics, versions={"": Versions(latest=1)})
@@ -188,6 +198,8 @@ async def test_what_fails_leaves_the_old_one_serving_and_says_why(tmp_path: Path
         damage(write(tmp_path / "m" / "2", version=2))
     elif how == "in its place":
         damage(tmp_path / "m" / "1")
+    elif how == "wrong numbers":
+        wrong_golden(write(tmp_path / "m" / "2", version=2))
     else:
         (tmp_path / "m" / "1" / MANIFEST).write_text("{")
     with pytest.raises(LoadFailed, match=r"model 'm', version \d: .*; versions that serve: 1"):
@@ -195,7 +207,9 @@ async def test_what_fails_leaves_the_old_one_serving_and_says_why(tmp_path: Path
     assert repository.get("m") is old
     assert repository.serves("m")
     (failed,) = [entry for entry in repository if entry.failed]
-    assert "golden" in failed.reason or "is not a manifest" in failed.reason
+    assert told in failed.reason
+    refusals = count(metrics, "engine_refusals_total", model="m", engine="onnxruntime", reason="golden")
+    assert refusals == (how == "wrong numbers")
     assert str(tmp_path) not in failed.reason
     assert count(metrics, "model_reload_failures_total", model="m") == 1
     assert count(metrics, "model_load_failures_total") == 1
