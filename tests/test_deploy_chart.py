@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -560,9 +561,18 @@ def test_images_are_pinned_run_as_nobody_and_serve_without_torch() -> None:
         assert [("trainers" in line) for line in installed] == [target == "train"]
         assert all("--constraint constraints.txt" in line for line in installed)
     for target in ("cpu", "gpu"):
+        assert re.findall(r"^ARG (.+)$", stages[f"{target}-build"], re.MULTILINE) == [f"EXTRAS={target}"]
+        assert '".[${EXTRAS}]"' in stages[f"{target}-build"]
         (given,) = re.findall(r"^CMD (.+)$", stages[target], re.MULTILINE)
         name, _, *rest = json.loads(given)
         assert parsed(name, rest)["host"] == "0.0.0.0"
+
+
+def test_the_page_names_what_an_image_may_have() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    section = (ROOT / "docs" / "kubernetes.md").read_text().partition("## Images")[2].partition("\n## ")[0]
+    named = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert named == set(extras) - {"train", "dev"}
 
 
 def test_the_build_context_holds_what_the_dockerfile_copies() -> None:
