@@ -576,12 +576,36 @@ async def test_a_caller_that_vanishes_frees_its_rows(one: Up, streaming: bool) -
 async def test_a_reader_that_stalls_is_not_sent_more_than_the_wire_holds_and_frees_its_rows_when_it_goes(
     one: Up,
 ) -> None:
-    message = request("settle", count=1024, seed=1, output=media_pb2.OutputOptions(), return_tensors=["z", "image"])
-    call = one.generation.SampleStream(pb.SampleStreamRequest(sample=message))
-    await call.read()
-    call.cancel()
-    await one.until(lambda: one.metric("ganserve_in_flight_requests") == 0)
+    rows = 1024
+
+    def encoded() -> float:
+        return one.metric("ganserve_images_total", model="echo")
+
+    async def stalled() -> float:
+        """How many rows are encoded once no more of them are."""
+        async with asyncio.timeout(60):
+            while True:
+                before = encoded()
+                await asyncio.sleep(1)
+                if encoded() == before:
+                    return before
+
+    message = request("settle", count=rows, seed=1, return_tensors=["z", "image"])
+    # A window of 64 KiB that does not grow: fewer bytes than the rows have.
+    options = [("grpc.enable_retries", 0), ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{one.server.port}", options=options) as channel:
+        call = generation_pb2_grpc.GenerationStub(channel).SampleStream(pb.SampleStreamRequest(sample=message))
+        first = await call.read()
+        assert first.ByteSize() * rows > 2 * (1 << 16)
+        assert 0 < await stalled() < rows
+        assert one.metric("ganserve_in_flight_requests") == 1
+        call.cancel()
+        await one.until(lambda: one.metric("ganserve_in_flight_requests") == 0)
     assert one.metric("ganserve_queue_rows", device="cpu") == 0
+    assert one.metric("ganserve_requests_total", model="echo", task="settle", code="CANCELLED") == 1
+    assert not one.metric("ganserve_requests_total", model="echo", task="settle", code="INTERNAL")
+    assert encoded() < rows
+    await one.until(lambda: one.server.repository.get("echo").calls == 0)
 
 
 # Bytes that no client of ours would send.

@@ -161,7 +161,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 visit = await guard(context)
             async with until(visit and visit.revoked), aclosing(inner()) as replies:
                 async for reply in replies:
-                    await context.write(reply)
+                    await _send(context, reply)
         except BaseException as error:
             await self._abort(watch, error, context)
             raise
@@ -180,6 +180,14 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             trailers = (*status.trailing_metadata, ("grpc-retry-pushback-ms", str(pushback)))
             status = status._replace(trailing_metadata=trailers)
         await context.abort_with_status(status)
+
+
+async def _send(context: grpc.aio.ServicerContext, reply: Message) -> None:
+    try:
+        await context.write(reply)
+    except grpc.aio.InternalError as error:
+        # gRPC cannot write to a caller that has gone while it did not read, and need not say so in any other way.
+        raise asyncio.CancelledError from error
 
 
 async def _messages(parse: Parse, context: grpc.aio.ServicerContext) -> AsyncIterator[Message]:
