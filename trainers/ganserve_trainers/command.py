@@ -136,6 +136,12 @@ def _tuples(value: Any) -> Any:
     default=False,
     help="torch.compile networks without spectral norm; no penalties.",
 )
+@click.option(
+    "--clip-gradients",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="NORM",
+    help="Scale the gradient of an update down to this norm where it is longer; off unless given.",
+)
 @click.option("--mirror", is_flag=True, help="Flip half of the images left to right.")
 @click.option(
     "--broken",
@@ -185,6 +191,7 @@ def train(
     threads: int | None,
     channels_last: bool | None,
     compiled: bool,
+    clip_gradients: float | None,
     mirror: bool,
     broken: str,
     background: tuple[int, int, int],
@@ -246,6 +253,7 @@ def train(
                     batch=batch or config["batch"],
                     mirror=mirror,
                     compile=compiled,
+                    clip_gradients=clip_gradients,
                     channels_last=precision == "bf16" if channels_last is None else channels_last,
                     **{"kimg": config.get("kimg", DEFAULT_KIMG), **changes},
                 ),

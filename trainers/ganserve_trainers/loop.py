@@ -47,7 +47,8 @@ class Settings:
 
     ``batch`` is the number of images a process and update; lengths are in thousands of images, ``log_every`` in steps.
     ``grid`` is the number of preview images. ``compile`` compiles the networks that can be (see :func:`_compilable`). ``keep`` checkpoints stay. A run whose previews vary less than ``collapse`` times
-    as much as the real images (see :func:`spread`) is stopped; 0 never stops it.
+    as much as the real images (see :func:`spread`) is stopped; 0 never stops it. ``clip_gradients`` bounds the gradient's norm
+    in phases that do not say their own ``clip``; None leaves gradients alone.
     """
 
     seed: int
@@ -61,6 +62,7 @@ class Settings:
     channels_last: bool = False
     compile: bool = False
     collapse: float = 0.02
+    clip_gradients: float | None = None
 
 
 def train(
@@ -119,6 +121,7 @@ def train(
                     continue
                 parameters = _thaw(phase, trainable)
                 _set_rates(phase, rates[id(phase.optimizer)], step / steps)
+                clip = settings.clip_gradients if phase.clip is None else phase.clip
                 for repeat, tensors in enumerate(step_batches[: phase.repeats]):
                     # One update: its random numbers, its loss, and its gradient averaged over the processes.
                     place = (settings.seed, "noise", step, phase.name, repeat)
@@ -129,8 +132,8 @@ def train(
                     phase.optimizer.zero_grad(set_to_none=True)
                     _backward(loss)
                     average_gradients(parameters)
-                    if phase.clip is not None:
-                        nn.utils.clip_grad_norm_(parameters, phase.clip)
+                    if clip is not None:
+                        nn.utils.clip_grad_norm_(parameters, clip)
                     phase.optimizer.step()
                     if phase.after is not None:
                         phase.after()
@@ -317,7 +320,9 @@ def _check_weights(networks: Mapping[str, nn.Module], state: State) -> None:
             )
 
 
-_ADVICE = "the last good checkpoint is kept: lower the learning rate or clip gradients, and train again"
+_ADVICE = (
+    "the last good checkpoint is kept: lower the learning rate or clip gradients (--clip-gradients), and train again"
+)
 
 
 def _list(values: Mapping[str, float]) -> str:

@@ -72,9 +72,9 @@ class Phase:
     """One kind of update: ``loss(batch)`` gives the scalar to minimise and what to log; ``optimizer`` moves ``networks``.
 
     Networks outside ``networks`` are frozen meanwhile. The k-th repeat of a step sees the step's k-th batch. ``after`` runs
-    behind every optimizer step (weight clipping). ``clip`` bounds the gradient's norm. ``rate(progress)`` is a factor on the
-    optimizer's learning rates, where progress in [0, 1] is the share of the run's images that were seen before the step; it
-    must be a pure function, since a resumed run asks it again.
+    behind every optimizer step (weight clipping). ``clip`` bounds the gradient's norm, whatever the run's settings say of it.
+    ``rate(progress)`` is a factor on the optimizer's learning rates, where progress in [0, 1] is the share of the run's images
+    that were seen before the step; it must be a pure function, since a resumed run asks it again.
     """
 
     name: str

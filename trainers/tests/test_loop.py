@@ -249,6 +249,50 @@ def test_a_recipe_that_names_an_unknown_network_is_refused(tmp_path: Path, famil
         train(make_fabric("cpu"), networks, recipe, data, tmp_path, Settings(seed=0, batch=8, kimg=1), state)
 
 
+def lengths_of_a_step(
+    folder: Path, families: Plugins, clip_gradients: float | None, clip: float | None = None
+) -> dict[str, float]:
+    """How far one step of gradient descent, at a learning rate of 1, moves each network; ``clip`` is the generator's own."""
+    family = families.family("toy")
+    torch.manual_seed(0)
+    networks = resolve(family.build)(family.config("tiny"))
+    recipe = resolve(family.train)(family.config("tiny"), networks)
+    phases = tuple(
+        replace(
+            phase,
+            optimizer=torch.optim.SGD(networks[phase.name].parameters(), lr=1.0),
+            clip=clip if phase.name == "generator" else None,
+        )
+        for phase in recipe.phases
+    )
+    before = {name: nn.utils.parameters_to_vector(network.parameters()) for name, network in networks.items()}
+    train(
+        make_fabric("cpu"),
+        networks,
+        replace(recipe, phases=phases),
+        load("digits:", DataOptions(size=(8, 8), channels=1)),
+        folder,
+        Settings(seed=0, batch=16, kimg=0.016, grid=4, clip_gradients=clip_gradients),
+        State(seed=0, family="toy", preset="tiny", config={}),
+        console=Console(quiet=True),
+    )
+    after = {name: nn.utils.parameters_to_vector(network.parameters()) for name, network in networks.items()}
+    return {name: float((after[name] - before[name]).detach().norm()) for name in networks}
+
+
+def test_the_gradient_of_every_phase_is_no_longer_than_the_run_says(tmp_path: Path, families: Plugins) -> None:
+    free = lengths_of_a_step(tmp_path / "free", families, None)
+    assert min(free.values()) > 0.01
+    clipped = lengths_of_a_step(tmp_path / "clipped", families, 1e-3)
+    assert clipped == pytest.approx(dict.fromkeys(free, 1e-3), rel=1e-3)
+    assert lengths_of_a_step(tmp_path / "loose", families, 1e3) == free
+
+
+def test_a_phase_that_says_its_own_clip_keeps_it(tmp_path: Path, families: Plugins) -> None:
+    moved = lengths_of_a_step(tmp_path, families, 1e-3, clip=2e-3)
+    assert moved == pytest.approx({"discriminator": 1e-3, "generator": 2e-3}, rel=1e-3)
+
+
 def test_a_run_may_not_start_where_another_is(tmp_path: Path, train_toy: Train) -> None:
     train_toy(tmp_path, kimg=0.1)
     with pytest.raises(TrainingError, match="already holds a run: pass --resume"):

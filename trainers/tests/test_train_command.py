@@ -50,6 +50,23 @@ def test_train_then_resume(tmp_path: Path) -> None:
     assert "0.4 kimg, 50 steps" in second.output
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_gradients_are_clipped_as_the_run_records(tmp_path: Path, known: bool) -> None:
+    """A gradient so short moves nothing, even divided by Adam's root of its square; a record without the field clips none."""
+    assert start(tmp_path, "--clip-gradients", "1e-12").exit_code == 0
+    record = json.loads((tmp_path / "run.json").read_text())
+    clip = record["settings"].pop("clip_gradients")
+    assert clip == 1e-12
+    if not known:
+        (tmp_path / "run.json").write_text(json.dumps(record))
+    resumed = invoke("--resume", "--out", tmp_path, "--kimg", "0.64", "--device", "cpu")
+    assert resumed.exit_code == 0, resumed.output
+    last, first = map(checkpoint.load, checkpoint.list_checkpoints(tmp_path / "checkpoints"))
+    before, after = (saved.networks["generator"] for saved in (first, last))
+    moved = max(float((after[name] - before[name]).abs().max()) for name in before)
+    assert moved < 1e-5 if known else moved > 1e-3
+
+
 def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     known = plugins.installed()
     one, two, three = tmp_path / "one", tmp_path / "two", tmp_path / "three"
@@ -164,6 +181,7 @@ def test_a_folder_of_images_with_a_broken_one(tmp_path: Path) -> None:
         (("--resume",), "holds no run"),
         (("toy", "--data", "nowhere", "--preset", "tiny"), "there is no data at nowhere"),
         (("toy", "--data", "digits:", "--preset", "tiny", "--set", "hiden=3"), "did you mean 'hidden'?"),
+        (("toy", "--data", "digits:", "--preset", "tiny", "--clip-gradients", "0"), "0.0 is not in the range x>0"),
         (
             ("toy", "--data", "digits:", "--preset", "tiny", "--background", "reddish"),
             "'reddish' is no colour: write #RRGGBB",
@@ -191,6 +209,7 @@ def test_mistakes_are_explained(tmp_path: Path, arguments: tuple[str, ...], mess
         ("--licence", "MIT"),
         ("--no-channels-last",),
         ("--no-compile",),
+        ("--clip-gradients", "1"),
     ],
 )
 def test_what_a_resumed_run_would_ignore_is_refused(tmp_path: Path, option: tuple[str, ...]) -> None:
