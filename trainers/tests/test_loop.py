@@ -170,11 +170,20 @@ def test_a_run_folder_holds_grids_log_and_record(tmp_path: Path, train_toy: Trai
     assert not list(tmp_path.rglob("*.tmp")) + list(tmp_path.rglob("*.pt"))
 
 
-def test_previews_always_use_the_same_seeds(tmp_path: Path, train_toy: Train) -> None:
-    train_toy(tmp_path / "a")
-    train_toy(tmp_path / "b")
-    first, second = ((tmp_path / run / "samples" / "fakes-000001.png").read_bytes() for run in "ab")
-    assert first == second
+def test_previews_always_use_the_same_seeds(tmp_path: Path, train_toy: Train, families: Plugins) -> None:
+    """Where nothing learns all grids of a run are one, also after a resume; another seed gives another grid."""
+
+    def grids(run: str) -> list[bytes]:
+        return [path.read_bytes() for path in sorted((tmp_path / run / "samples").glob("fakes-*.png"))]
+
+    still = {"config": {"lr": 0.0}, "kimg": 2.0, "snapshot_kimg": 1.0}
+    train_toy(tmp_path / "one", **still)
+    assert len(grids("one")) == 3
+    resume(tmp_path / "one", families, kimg=4.0)
+    assert len(grids("one")) == 5
+    assert len(set(grids("one"))) == 1
+    train_toy(tmp_path / "two", **still, seed=4)
+    assert not set(grids("one")) & set(grids("two"))
 
 
 def test_bf16_channels_last_trains(tmp_path: Path, families: Plugins) -> None:
