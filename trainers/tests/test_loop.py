@@ -186,14 +186,36 @@ def test_previews_always_use_the_same_seeds(tmp_path: Path, train_toy: Train, fa
     assert not set(grids("one")) & set(grids("two"))
 
 
-def test_bf16_channels_last_trains(tmp_path: Path, families: Plugins) -> None:
+@pytest.mark.parametrize(("precision", "computed"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_convolutions_train_in_the_precision_that_is_said(
+    tmp_path: Path, families: Plugins, precision: str, computed: torch.dtype
+) -> None:
+    """Those of both networks, on their way through training; what is kept is float32 either way."""
     family = families.family("dcgan")
     config = family.config("tiny")
     settings = Settings(seed=0, batch=8, kimg=0.2, grid=4, channels_last=True)
-    fabric = make_fabric("cpu", precision="bf16")
-    state = start_run(
-        fabric, family, "tiny", config, DataSource(where="digits:"), tmp_path, settings, console=Console(quiet=True)
-    )
+    found: dict[type[nn.Module], set[torch.dtype]] = {nn.Conv2d: set(), nn.ConvTranspose2d: set()}
+
+    def note(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        for kind, types in found.items():
+            if module.training and isinstance(module, kind):
+                types.add(output.dtype)
+
+    hook = nn.modules.module.register_module_forward_hook(note)
+    try:
+        state = start_run(
+            make_fabric("cpu", precision=precision),
+            family,
+            "tiny",
+            config,
+            DataSource(where="digits:"),
+            tmp_path,
+            settings,
+            console=Console(quiet=True),
+        )
+    finally:
+        hook.remove()
+    assert found == {nn.Conv2d: {computed}, nn.ConvTranspose2d: {computed}}
     assert state.step == 25
     networks = checkpoint.latest(tmp_path / "checkpoints").networks  # type: ignore[union-attr]
     assert all(value.dtype != torch.bfloat16 for tensors in networks.values() for value in tensors.values())
