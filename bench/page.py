@@ -15,8 +15,10 @@ def training(provenance: Mapping[str, Any]) -> str:
             f"the manifest's provenance has no {' and no '.join(missing)}: a starter bundle must say how it was trained"
         )
     facts = "\n".join(f"| {name} | {value} |" for name, value in flat(provenance) if not name.endswith("command"))
-    origin = provenance.get("begun_from")
-    commands = [*([origin["command"]] if origin else []), provenance["command"]]
+    commands, run = [], provenance
+    while run:
+        commands.insert(0, run["command"])
+        run = run.get("begun_from")
     return f"```\n{chr(10).join(commands)}\n```\n\n| | |\n|---|---|\n{facts}"
 
 

@@ -11,6 +11,7 @@
 """
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import sys
@@ -64,12 +65,16 @@ class DataSource(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """The run whose weights another one began with: what it was, and how many images it had seen, those before it included."""
+    """The run whose weights another one began with: what it was, and how many images it had seen, those before it included.
+
+    It may have begun with another one's in turn.
+    """
 
     family: str
     preset: str
     images: int
     command: str
+    begun_from: "Origin | None" = None
 
 
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -276,7 +281,14 @@ def _origin(folder: Path, family: Family) -> tuple[Origin, Checkpoint]:
     saved = _newest(folder)
     before = record.begun_from.images if record.begun_from else 0
     images = before + saved.state.images
-    return Origin(family=record.family, preset=record.preset, images=images, command=record.command), saved
+    origin = Origin(
+        family=record.family,
+        preset=record.preset,
+        images=images,
+        command=record.command,
+        begun_from=record.begun_from,
+    )
+    return origin, saved
 
 
 def _kept_encoder(record: RunRecord, folder: Path) -> TextEncoder | None:
@@ -368,5 +380,9 @@ def _write(record: RunRecord, folder: Path) -> None:
 
 
 def _command_line() -> str:
-    """The command that started this process, the program by its name alone."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command that started this process, the program by its name alone; torchrun's, if that started it."""
+    if processes := os.environ.get("LOCAL_WORLD_SIZE"):
+        program = ["torchrun", "--nproc-per-node", processes, "-m", "ganserve"]
+    else:
+        program = [Path(sys.argv[0]).name]
+    return shlex.join([*program, *sys.argv[1:]])

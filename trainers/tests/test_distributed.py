@@ -14,7 +14,7 @@ from ganserve_trainers import checkpoint
 from ganserve_trainers.checkpoint import Checkpoint
 from ganserve_trainers.distributed import make_fabric
 from ganserve_trainers.loop import Settings
-from ganserve_trainers.run import DataSource, resume_run, start_run
+from ganserve_trainers.run import DataSource, read_record, resume_run, start_run
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 
@@ -66,6 +66,7 @@ def test_two_processes_give_the_weights_of_one_with_twice_the_batch_and_resume_o
     assert both.state.images == one.state.images == 640
     assert difference(both, one) < 1e-5
     assert len(list((two / "two" / "tensorboard").iterdir())) == 1  # only the first process logs
+    assert read_record(two / "two").command.startswith("torchrun --nproc-per-node 2 -m ganserve ")
     # The batch belongs to the run, so it may go on with another number of processes.
     for name in ("one", "two"):
         resume_run(make_fabric("cpu"), two / name, {"kimg": 0.96}, quiet)

@@ -17,7 +17,7 @@ from ganserve.plugins import Plugins
 from ganserve_trainers import checkpoint
 from ganserve_trainers.command import parse_overrides, train
 from ganserve_trainers.export_command import export
-from ganserve_trainers.run import load_run
+from ganserve_trainers.run import load_run, read_record
 
 PRESET = {"image": (8, 8, 1), "batch": 16, "lr": 2e-3, "loss": "hinge", "clip": None, "flag": True}
 
@@ -82,6 +82,8 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
         torch.testing.assert_close(after[network], tensors, rtol=0, atol=1e-4)
     told = load_run(three, known).provenance["begun_from"]
     assert (told["family"], told["preset"], told["images"]) == ("toy", "tiny", 320 + 16)
+    assert (told["begun_from"]["images"], told["begun_from"].get("begun_from")) == (320, None)
+    assert [told["command"], told["begun_from"]["command"]] == [read_record(run).command for run in (two, one)]
     assert load_run(three, known).provenance["images_seen"] == 16
     assert "begun_from" not in load_run(one, known).provenance
 
