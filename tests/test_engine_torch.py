@@ -1,4 +1,4 @@
-"""The engine torch, as far as it can be tried without a trained family; the trainers' tests of export run it on real bundles."""
+"""The engine torch, as far as it can be tried without a family; the trainers' tests run what every engine promises, and real bundles."""
 
 import subprocess
 import sys
@@ -24,6 +24,12 @@ def test_fp16_on_a_cpu_is_refused(tmp_path: Path) -> None:
     tiny = graphs.mapping(tmp_path)
     with pytest.raises(EngineError, match="runs fp32 or bf16, not fp16"):
         torch.load(tiny.file, Options(graph=tiny.graph, precision="fp16"))
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    tiny = graphs.mapping(tmp_path)
+    with pytest.raises(EngineError, match="torch has no device 'npu7' here"):
+        torch.load(tiny.file, Options(graph=tiny.graph, device="npu7"))
 
 
 def test_listing_the_engines_imports_no_vendor_runtime() -> None:

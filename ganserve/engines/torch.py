@@ -59,7 +59,7 @@ class TorchSession:
         import torch
 
         self._graph = options.graph
-        self._device = torch.device(options.device)
+        self._device = _device(options.device)
         if options.precision == "fp16" and self._device.type == "cpu":
             raise EngineError("torch on a CPU runs fp32 or bf16, not fp16; choose one of them")
         self._precision = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[options.precision]
@@ -71,24 +71,26 @@ class TorchSession:
         """A tensor of ``array`` on the device."""
         import torch
 
-        return torch.tensor(array, device=self._device)
+        return torch.tensor(np.ascontiguousarray(array), device=self._device)
 
     def run(self, feeds: Mapping[str, Value], outputs: Sequence[str]) -> Mapping[str, Value]:
         """The named outputs as tensors on the device; safe from several threads."""
         import torch
 
         check_run(self._graph, feeds, outputs)
-        if self._module is None:
+        self._check(feeds)
+        module, precision = self._module, self._precision
+        if module is None:
             raise EngineError(f"graph {self._graph.name!r}: the session was closed")
-        precision = self._precision
         autocast = torch.autocast(self._device.type, precision) if precision else nullcontext()
         try:
             with torch.inference_mode(), autocast:
-                made = self._module(*(feeds[tensor.name] for tensor in self._graph.inputs))
+                made = module(*(feeds[tensor.name] for tensor in self._graph.inputs))
         except RuntimeError as error:
             raise EngineError(f"torch failed in graph {self._graph.name!r}: {error}") from error
+        # Under autocast a module may give another type than it declares, one that the host has no arrays of.
         return {
-            tensor.name: value
+            tensor.name: value.to(getattr(torch, tensor.dtype))
             for tensor, value in zip(self._graph.outputs, made, strict=False)
             if tensor.name in outputs
         }
@@ -101,6 +103,32 @@ class TorchSession:
     def close(self) -> None:
         """Drop the networks."""
         self._module = None
+
+    def _check(self, feeds: Mapping[str, Value]) -> None:
+        """Raise :class:`EngineError` for what torch would stretch or convert until it fits."""
+        for tensor in self._graph.inputs:
+            value = feeds[tensor.name]
+            dtype = str(value.dtype).removeprefix("torch.")
+            if dtype != tensor.dtype or not tensor.accepts(tuple(value.shape[1:])):
+                raise EngineError(
+                    f"graph {self._graph.name!r} was fed rows of {dtype}{list(value.shape[1:])} as {tensor.name!r}: "
+                    f"expected {tensor.dtype}{list(tensor.shape)}"
+                )
+        if len(counts := {len(value) for value in feeds.values()}) > 1:
+            raise EngineError(
+                f"graph {self._graph.name!r} was fed inputs of {sorted(counts)} rows; all need the same number"
+            )
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # the former where torch was built without CUDA
+        raise EngineError(f"torch has no device {name!r} here: {error}") from error
+    return device
 
 
 def _module(graph_file: Path, options: Options) -> Any:

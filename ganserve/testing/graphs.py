@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import onnx
@@ -15,6 +15,9 @@ from ganserve.spec import DType, Graph, Tensor
 OPSET = 20
 ROWS = "rows"
 
+GraphName: TypeAlias = Literal["types", "mapping", "synthesis", "translation"]
+"""The tiny graphs, each made by the function of its name."""
+
 _TYPES: Mapping[DType, int] = {
     "float32": TensorProto.FLOAT,
     "uint8": TensorProto.UINT8,
@@ -23,13 +26,55 @@ _TYPES: Mapping[DType, int] = {
     "bool": TensorProto.BOOL,
 }
 
+TYPES = Graph(
+    name="types",
+    inputs=(
+        Tensor(name="x", dtype="float32", shape=(3,)),
+        Tensor(name="label", dtype="int64"),
+        Tensor(name="flag", dtype="bool"),
+        Tensor(name="pixels", dtype="uint8", shape=(2, 2)),
+    ),
+    outputs=(
+        Tensor(name="twice", dtype="float32", shape=(3,)),
+        Tensor(name="sign", dtype="float32", shape=(3,)),
+        Tensor(name="negative", dtype="uint8", shape=(2, 2)),
+        Tensor(name="next", dtype="int64"),
+        Tensor(name="opposite", dtype="bool"),
+    ),
+)
+
+MAPPING = Graph(
+    name="mapping",
+    inputs=(Tensor(name="z", dtype="float32", shape=(16,)),),
+    outputs=(Tensor(name="w", dtype="float32", shape=(16,)),),
+)
+
+SYNTHESIS = Graph(
+    name="synthesis",
+    inputs=(Tensor(name="w", dtype="float32", shape=(16,)),),
+    outputs=(
+        Tensor(name="features", dtype="float32", shape=(3, 16, 16)),
+        Tensor(name="image", dtype="uint8", shape=(16, 16, 3)),
+    ),
+)
+
+TRANSLATION = Graph(
+    name="translation",
+    inputs=(Tensor(name="picture", dtype="uint8", shape=("height", "width", 3), multiple=2),),
+    outputs=(
+        Tensor(name="features", dtype="float32", shape=(3, "height", "width")),
+        Tensor(name="image", dtype="uint8", shape=("height", "width", 3)),
+    ),
+)
+
 
 class TinyGraph(NamedTuple):
-    """A graph, its file, and example rows for its inputs."""
+    """A graph, its file, example rows for its inputs, and the file of its weights if they lie in one of their own."""
 
     graph: Graph
     file: Path
     inputs: Mapping[str, np.ndarray]
+    weights: Path | None = None
 
     def rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Some of the example rows."""
@@ -43,22 +88,6 @@ class TinyGraph(NamedTuple):
 
 def types(folder: Path, rows: int = 8) -> TinyGraph:
     """Every dtype in and out: twice = 2·x + label, sign = flag ? x : -x, negative = 255 - pixels, next = label + 1, opposite = not flag."""
-    graph = Graph(
-        name="types",
-        inputs=(
-            Tensor(name="x", dtype="float32", shape=(3,)),
-            Tensor(name="label", dtype="int64"),
-            Tensor(name="flag", dtype="bool"),
-            Tensor(name="pixels", dtype="uint8", shape=(2, 2)),
-        ),
-        outputs=(
-            Tensor(name="twice", dtype="float32", shape=(3,)),
-            Tensor(name="sign", dtype="float32", shape=(3,)),
-            Tensor(name="negative", dtype="uint8", shape=(2, 2)),
-            Tensor(name="next", dtype="int64"),
-            Tensor(name="opposite", dtype="bool"),
-        ),
-    )
     nodes = [
         helper.make_node("Unsqueeze", ["label", "last"], ["label_column"]),
         helper.make_node("Cast", ["label_column"], ["label_float"], to=TensorProto.FLOAT),
@@ -86,16 +115,11 @@ def types(folder: Path, rows: int = 8) -> TinyGraph:
         "flag": np.arange(rows) % 3 == 0,
         "pixels": random.integers(0, 256, (rows, 2, 2), np.uint8),
     }
-    return TinyGraph(graph, _save(graph, nodes, constants, folder), inputs)
+    return TinyGraph(TYPES, _save(TYPES, nodes, constants, folder), inputs)
 
 
 def mapping(folder: Path, rows: int = 8) -> TinyGraph:
     """z [16] → w [16]: tanh of a matrix product."""
-    graph = Graph(
-        name="mapping",
-        inputs=(Tensor(name="z", dtype="float32", shape=(16,)),),
-        outputs=(Tensor(name="w", dtype="float32", shape=(16,)),),
-    )
     random = np.random.default_rng(2)
     nodes = [
         helper.make_node("MatMul", ["z", "matrix"], ["projected"]),
@@ -103,19 +127,11 @@ def mapping(folder: Path, rows: int = 8) -> TinyGraph:
     ]
     constants = {"matrix": random.standard_normal((16, 16), np.float32) / 4}
     inputs = {"z": random.standard_normal((rows, 16), np.float32)}
-    return TinyGraph(graph, _save(graph, nodes, constants, folder), inputs)
+    return TinyGraph(MAPPING, _save(MAPPING, nodes, constants, folder), inputs)
 
 
 def synthesis(folder: Path, rows: int = 8) -> TinyGraph:
     """w [16] → features [3, 16, 16] in (-1, 1) and image uint8 [16, 16, 3], as a small generator does; weights lie in a file of their own."""
-    graph = Graph(
-        name="synthesis",
-        inputs=(Tensor(name="w", dtype="float32", shape=(16,)),),
-        outputs=(
-            Tensor(name="features", dtype="float32", shape=(3, 16, 16)),
-            Tensor(name="image", dtype="uint8", shape=(16, 16, 3)),
-        ),
-    )
     random = np.random.default_rng(3)
     nodes = [
         helper.make_node("Gemm", ["w", "first", "first_bias"], ["flat"]),
@@ -138,20 +154,12 @@ def synthesis(folder: Path, rows: int = 8) -> TinyGraph:
         "scale": np.array(127.5, np.float32),
     }
     inputs = {"w": random.standard_normal((rows, 16), np.float32)}
-    return TinyGraph(graph, _save(graph, nodes, constants, folder, weights="synthesis.bin"), inputs)
+    weights = folder / "synthesis.bin"
+    return TinyGraph(SYNTHESIS, _save(SYNTHESIS, nodes, constants, folder, weights.name), inputs, weights)
 
 
 def translation(folder: Path, rows: int = 8, height: int = 8, width: int = 12) -> TinyGraph:
     """picture uint8 [height, width, 3] → image of the same size, sides even: a convolution that halves it, and a resize back."""
-    sides = ("height", "width")
-    graph = Graph(
-        name="translation",
-        inputs=(Tensor(name="picture", dtype="uint8", shape=(*sides, 3), multiple=2),),
-        outputs=(
-            Tensor(name="features", dtype="float32", shape=(3, *sides)),
-            Tensor(name="image", dtype="uint8", shape=(*sides, 3)),
-        ),
-    )
     random = np.random.default_rng(4)
     nodes = [
         helper.make_node("Cast", ["picture"], ["levels"], to=TensorProto.FLOAT),
@@ -181,7 +189,15 @@ def translation(folder: Path, rows: int = 8, height: int = 8, width: int = 12) -
         "scale": np.array(127.5, np.float32),
     }
     inputs = {"picture": random.integers(0, 256, (rows, height, width, 3), np.uint8)}
-    return TinyGraph(graph, _save(graph, nodes, constants, folder), inputs)
+    return TinyGraph(TRANSLATION, _save(TRANSLATION, nodes, constants, folder), inputs)
+
+
+def make(name: GraphName, folder: Path, *sizes: int) -> TinyGraph:
+    """The graph called ``name``, with example rows of other ``sizes`` than its own (``rows``; for ``translation`` also height and width)."""
+    made: TinyGraph = {"types": types, "mapping": mapping, "synthesis": synthesis, "translation": translation}[name](
+        folder, *sizes
+    )
+    return made
 
 
 def _save(
