@@ -4,6 +4,7 @@ import asyncio
 import queue
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,32 @@ def test_a_full_queue_says_when_to_come_back(echo: Path) -> None:
         assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
         gate.open.set()
         assert heard.result().as_numpy("image").shape[0] == 1
+
+
+def test_rows_of_both_protocols_meet_in_one_batch(
+    server: Serving, client: triton.InferenceServerClient, gate: Gate
+) -> None:
+    def batches() -> float:
+        return metric(server, "ganserve_batch_rows_count", model="echo")
+
+    def ask(level: float) -> np.ndarray:
+        w = np.full((1, SIZE), level, np.float32)
+        return own.sample("echo", task="sample", tensors={"w": w}, format="raw").arrays()
+
+    heard, before = Heard(), batches()
+    with Client(server.address) as own, ThreadPoolExecutor(2) as pool:
+        held = pool.submit(ask, 1)
+        until(lambda: gate.waiting == 1)
+        queued = pool.submit(ask, 2)
+        until(lambda: metric(server, "ganserve_queue_rows", device="cpu") == 1)
+        client.async_infer("echo", entered(1, 3), heard, parameters=SAMPLE)
+        until(lambda: metric(server, "ganserve_queue_rows", device="cpu") == 2)
+        gate.open.set()
+        images = [held.result(PATIENCE), queued.result(PATIENCE), heard.result().as_numpy("image")]
+    for level, image in enumerate(images, 1):
+        np.testing.assert_array_equal(image, image_of(np.full((1, SIZE), level, np.float32)))
+    until(lambda: batches() == before + 2)
+    assert gate.runs == 2, "one batch of one row, one of two"
 
 
 # Asyncio.
