@@ -1,5 +1,6 @@
 """DCGAN: sizes and counts that follow from the papers' tables, what each preset trains, and that it learns."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -207,22 +208,78 @@ def test_discriminators_are_normalized_as_the_preset_says(
     assert kinds(discriminator, StableRankNorm) == stable_rank
 
 
-def test_optimizers_are_those_of_the_papers() -> None:
-    expected: dict[str, tuple[type[torch.optim.Optimizer], float, dict[str, Any], int]] = {
-        "paper-64": (torch.optim.Adam, 2e-4, {"betas": (0.5, 0.999)}, 1),
-        "wgan": (torch.optim.RMSprop, 5e-5, {}, 5),
-        "wgan-gp": (torch.optim.Adam, 1e-4, {"betas": (0.0, 0.9)}, 5),
-    }
-    for preset, (kind, rate, options, d_steps) in expected.items():
-        config = {**PRESETS[preset], **NETWORKS["tiny"]}
-        critic, generator = train(config, build(config)).phases
-        assert (critic.name, generator.name) == ("discriminator", "generator")
-        assert (critic.repeats, generator.repeats) == (d_steps, 1)
-        for phase in (critic, generator):
-            assert type(phase.optimizer) is kind
-            group = phase.optimizer.param_groups[0]
-            assert group["lr"] == rate
-            assert {key: group[key] for key in options} == options
+class Constant(nn.Module):
+    """A critic that says 0.7 of every image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logit + 0 * images.flatten(1).sum(1)
+
+
+# The critic's and the generator's loss where every logit is 0.7.
+OBJECTIVES = {
+    "non-saturating": (math.log1p(math.exp(-0.7)) + math.log1p(math.exp(0.7)), math.log1p(math.exp(-0.7))),
+    "least squares": ((0.7 - 1) ** 2 / 2 + 0.7**2 / 2, (0.7 - 1) ** 2 / 2),
+    "wasserstein": (0.7 - 0.7, -0.7),
+    "hinge": ((1 - 0.7) + (1 + 0.7), -0.7),
+}
+
+ADAM, DCGAN = torch.optim.Adam, {"betas": (0.5, 0.999)}
+
+
+# fmt: off
+COLUMNS = ("preset", "noise", "objective", "penalty", "clips", "optimizer", "rate", "options", "d_steps")
+PAPERS = [
+    ("paper-64",   "uniform", "non-saturating", None, False, ADAM,                2e-4, DCGAN,                 1),
+    ("cifar10-32", "uniform", "non-saturating", None, False, ADAM,                2e-4, DCGAN,                 1),
+    ("lsgan",      "uniform", "least squares",  None, False, ADAM,                2e-4, DCGAN,                 1),
+    ("wgan",       "normal",  "wasserstein",    None, True,  torch.optim.RMSprop, 5e-5, {},                    5),
+    ("wgan-gp",    "normal",  "wasserstein",    10.0, False, ADAM,                1e-4, {"betas": (0.0, 0.9)}, 5),
+    ("sn-dcgan",   "normal",  "hinge",          None, False, ADAM,                2e-4, DCGAN,                 1),
+    ("srn-dcgan",  "normal",  "hinge",          None, False, ADAM,                2e-4, DCGAN,                 1),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(COLUMNS, PAPERS)
+def test_presets_train_as_the_papers_do(
+    preset: str,
+    noise: str,
+    objective: str,
+    penalty: float | None,
+    clips: bool,
+    optimizer: type[torch.optim.Optimizer],
+    rate: float,
+    options: dict[str, Any],
+    d_steps: int,
+) -> None:
+    config = {**PRESETS[preset], **NETWORKS["tiny"]}
+    assert config["noise"] == noise
+    critic, generator = train(config, {**build(config), "discriminator": Constant()}).phases
+    assert (critic.name, generator.name) == ("discriminator", "generator")
+    assert (critic.repeats, generator.repeats) == (d_steps, 1)
+    assert (critic.after is not None, generator.after) == (clips, None)
+    for phase in (critic, generator):
+        assert type(phase.optimizer) is optimizer
+        group = phase.optimizer.param_groups[0]
+        assert group["lr"] == rate
+        assert {key: group[key] for key in options} == options
+    batch = Batch({"image": digits()[:4]}, Source(torch.Generator().manual_seed(0), 4))
+    (d_loss, logs), (g_loss, _) = critic.loss(batch), generator.loss(batch)
+    # A constant has no gradient, which is 1 away from what the penalty asks for.
+    assert logs.get("penalty") == (None if penalty is None else pytest.approx(penalty, abs=1e-3))
+    expected = OBJECTIVES[objective]
+    assert (d_loss.item() - (penalty or 0), g_loss.item()) == pytest.approx(expected, abs=1e-3)
+
+
+def test_srn_dcgan_allows_seven_tenths_of_the_full_rank() -> None:
+    """Its layers have 27, 128, 256 and 512 inputs or outputs, whichever are fewer; the last has one output."""
+    discriminator = build(PRESETS["srn-dcgan"])["discriminator"]
+    bounds = [module.bound for module in discriminator.modules() if isinstance(module, StableRankNorm)]
+    assert bounds == pytest.approx([18.9, 89.6, 89.6, 179.2, 179.2, 358.4, 358.4, 1.0])
 
 
 def test_an_optimizer_moves_all_of_its_network_and_nothing_else() -> None:
@@ -273,7 +330,6 @@ def test_stated_distributions_reach_both_training_and_serving() -> None:
         noise = msgspec.convert(dict(source.options), Noise)
         assert noise.distribution == config["noise"], preset
         assert source.reads == (("seed", "truncation") if noise.distribution == "normal" else ("seed",))
-    assert PRESETS["paper-64"]["noise"] == "uniform"
 
 
 def test_the_spec_survives_json() -> None:
