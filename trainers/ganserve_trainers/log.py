@@ -11,6 +11,7 @@ import msgspec
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -60,10 +61,12 @@ class Log:
         self._console = console
         self._bar = Progress(
             TextColumn("{task.fields[done]}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[values]}"),
+            # What a narrow terminal has no room for is cut off here, not from the columns before.
+            TextColumn("{task.fields[values]}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
             console=console,
             disable=not console.is_terminal,
         )
