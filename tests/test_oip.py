@@ -177,9 +177,28 @@ def test_the_index_lists_what_was_found(client: triton.InferenceServerClient) ->
     assert "manifest.json" in reason
 
 
-@pytest.mark.parametrize("method", ["get_system_shared_memory_status", "get_trace_settings", "get_log_settings"])
+ABSENT: dict[str, tuple[Any, ...]] = {
+    "get_system_shared_memory_status": (),
+    "register_system_shared_memory": ("region", "/region", 64),
+    "unregister_system_shared_memory": ("region",),
+    "get_cuda_shared_memory_status": (),
+    "register_cuda_shared_memory": ("region", b"aGFuZGxl", 0, 64),
+    "unregister_cuda_shared_memory": ("region",),
+    "get_trace_settings": (),
+    "update_trace_settings": (),
+    "get_log_settings": (),
+    "update_log_settings": ({"log_info": True},),
+}
+
+
+@pytest.mark.parametrize("method", ABSENT)
 def test_what_is_not_there_is_unimplemented(client: triton.InferenceServerClient, method: str) -> None:
-    assert refusal(getattr(client, method))[0] == "UNIMPLEMENTED"
+    assert refusal(lambda: getattr(client, method)(*ABSENT[method]))[0] == "UNIMPLEMENTED"
+
+
+def test_every_way_to_share_memory_has_been_tried() -> None:
+    offered = [name for name in dir(triton.InferenceServerClient) if name.endswith(("shared_memory", "memory_status"))]
+    assert sorted(offered) == sorted(name for name in ABSENT if "shared_memory" in name)
 
 
 def test_health_and_reflection_know_the_service(server: Serving) -> None:

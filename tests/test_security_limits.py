@@ -121,6 +121,22 @@ def test_calls_beyond_the_limit_of_a_connection_wait_for_one_to_end(server: Serv
     asyncio.run(ask())
 
 
+def test_of_many_calls_that_wait_grpc_answers_some_and_refuses_the_others(server: Serving) -> None:
+    async def ask() -> None:
+        request = health_pb2.HealthCheckRequest()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+            answers = await asyncio.gather(*(check(request, timeout=20) for _ in range(200)), return_exceptions=True)
+            refused = [answer for answer in answers if isinstance(answer, BaseException)]
+            assert len(refused) < len(answers)
+            for error in refused:
+                assert isinstance(error, grpc.aio.AioRpcError)
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert (await check(request, timeout=20)).status == health_pb2.HealthCheckResponse.SERVING
+
+    asyncio.run(ask())
+
+
 def test_a_connection_that_pings_too_often_is_closed(server: Serving) -> None:
     with connected(server.address) as patient:
         for _ in range(4):

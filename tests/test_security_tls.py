@@ -100,6 +100,37 @@ def test_clients_are_asked_for_certificates_of_the_authority(
             names(server.address, tls=ClientTls(ca=authority.file, cert=known[0], key=known[1]))
 
 
+def test_authorities_of_clients_that_are_replaced_hold_for_the_next_connection(
+    echo: Path, authority: CertificateAuthority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cert, key = authority.issue("server")
+    other = CertificateAuthority(tmp_path, "other")
+    before, after = (
+        ClientTls(ca=authority.file, cert=pair[0], key=pair[1])
+        for pair in (authority.issue("camera-8"), other.issue("camera-8"))
+    )
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(authority.file.read_bytes())
+    with (
+        serving(echo, access=Access(tls=Tls(cert=cert, key=key, client_ca=trusted))) as server,
+        Client(server.address, tls=before) as kept,
+    ):
+        assert kept.models()
+        with pytest.raises(Unavailable):
+            names(server.address, tls=after)
+        trusted.write_text("no PEM")
+        time.sleep(1.1)
+        with caplog.at_level(logging.ERROR):
+            assert names(server.address, tls=before) == ["echo"]
+        assert str(trusted) in caplog.text
+        trusted.write_bytes(other.file.read_bytes())
+        time.sleep(1.1)
+        assert names(server.address, tls=after) == ["echo"]
+        with pytest.raises(Unavailable):
+            names(server.address, tls=before)
+        assert kept.models(), "a connection that was open stays"
+
+
 def test_files_that_cannot_serve_are_refused_at_the_start(authority: CertificateAuthority, tmp_path: Path) -> None:
     cert, key = authority.issue("one")
     _, other = authority.issue("other")

@@ -24,7 +24,8 @@ class Connections(msgspec.Struct, frozen=True, kw_only=True):
     client_connections: int = 256
     """The most connections of one address; the newest beyond are closed within a second or so."""
     max_streams: int = 1024
-    """The most calls of one connection at a time; a client keeps more to itself until one has ended."""
+    """The most calls of one connection at a time; a client keeps more to itself until one has ended. gRPC refuses what comes before
+    the server has let go of that one."""
     ping_seconds: float = 10.0
     """The least time between a client's keepalive pings; a connection that keeps pinging more often is closed."""
 
