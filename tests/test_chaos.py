@@ -1,15 +1,18 @@
 """The scenarios of bench/chaos as such: one of them in its shortest form, and the table that they make."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from bench.chaos import __main__ as chaos
-from bench.chaos import rolling
+from bench.chaos import overload, rolling
 from bench.chaos.load import Once
 from bench.chaos.scenario import Outcome, Scenario, sized
 from ganserve.errors import Unavailable
+from ganserve.plugins import installed
+from ganserve.serving.server import ServerSettings, running
 from ganserve.testing.server import serving
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +33,18 @@ async def test_the_callers_of_reloads_see_every_failure(echo: Path) -> None:
                 await client.sample("echo", task="sample")
         labels = {"model": "unknown", "task": "unknown", "code": "UNAVAILABLE"}
         assert server.server.metrics.registry.get_sample_value("ganserve_requests_total", labels) == 1
+
+
+async def test_an_outage_between_two_looks_is_seen(echo: Path) -> None:
+    settings = ServerSettings(bundles=(echo,), port=0, metrics_port=None)
+    async with running(settings, installed()) as server:
+        await server.ready.wait()
+        async with overload._watching(f"127.0.0.1:{server.port}") as told, asyncio.timeout(30):
+            for count, well in enumerate((True, False, True), 1):
+                server.health.set("", well)
+                while told.total() < count:
+                    await asyncio.sleep(0.002)
+        assert told == {"SERVING": 2, "NOT_SERVING": 1}
 
 
 def test_every_scenario_is_listed_and_in_the_document() -> None:
