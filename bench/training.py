@@ -1,6 +1,6 @@
 """Images a second of ganserve's training loop over those of a bare PyTorch loop: same networks, batch, objective, process.
 
-    python bench/training.py --preset cifar10-32 --batch 64
+    python bench/training.py --preset cifar10-32 --at-least 0.95
 
 The bare loop is what one would write by hand for this preset: no averages, no logs, no checkpoints. Turns alternate; the ratio
 is that of the medians. Run it on a machine that does nothing else.
@@ -89,12 +89,14 @@ def ours(preset: str, images: torch.Tensor, batch: int, steps: int) -> float:
 @click.option(
     "--preset", default="cifar10-32", show_default=True, help="A preset of dcgan whose loss is non-saturating."
 )
-@click.option("--batch", default=64, show_default=True, help="Images a step.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images a step [the preset's].")
 @click.option("--steps", default=25, show_default=True, help="Steps of a turn.")
 @click.option("--rounds", default=3, show_default=True, help="Turns of each.")
-def main(preset: str, batch: int, steps: int, rounds: int) -> None:
+@click.option("--at-least", default=0.0, help="Exit with 1 below this ratio.")
+def main(preset: str, batch: int | None, steps: int, rounds: int, at_least: float) -> None:
     """Measure the loop against a bare one."""
-    height, width, channels = installed().family("dcgan").config(preset)["image"]
+    config = installed().family("dcgan").config(preset)
+    batch, (height, width, channels) = batch or config["batch"], config["image"]
     images = torch.randint(0, 256, (IMAGES, channels, height, width), dtype=torch.uint8)
     times: dict[str, list[float]] = {"bare": [], "ours": []}
     for _ in range(rounds):
@@ -103,6 +105,8 @@ def main(preset: str, batch: int, steps: int, rounds: int) -> None:
     ratio = statistics.median(times["bare"]) / statistics.median(times["ours"])
     rate = steps * batch / statistics.median(times["ours"])
     click.echo(f"{preset}, batch {batch}: {ratio:.3f} of a bare loop's images a second ({rate:.0f} here)")
+    if ratio < at_least:
+        raise click.ClickException(f"that is less than {at_least}")
 
 
 if __name__ == "__main__":

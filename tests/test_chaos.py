@@ -1,13 +1,15 @@
 """The scenarios of bench/chaos as such: one of them in its shortest form, and the table that they make."""
 
 import asyncio
+import signal
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
 
 from bench.chaos import __main__ as chaos
-from bench.chaos import overload, rolling
+from bench.chaos import overload, rolling, soak
 from bench.chaos.load import Once
 from bench.chaos.scenario import Outcome, Scenario, sized
 from ganserve.errors import Unavailable
@@ -45,6 +47,29 @@ async def test_an_outage_between_two_looks_is_seen(echo: Path) -> None:
                 while told.total() < count:
                     await asyncio.sleep(0.002)
         assert told == {"SERVING": 2, "NOT_SERVING": 1}
+
+
+@pytest.mark.parametrize("scenario", [overload, soak])
+def test_a_loaded_server_gives_right_answers_and_no_others(scenario: ModuleType) -> None:
+    """Its shortest form, on a machine that does other things as well: how soon answers come is not looked at."""
+    outcome = scenario.run(0.01)
+    assert outcome.right, outcome.measured
+
+
+def test_a_scenario_that_does_not_end_is_ended() -> None:
+    left = []
+
+    def endless(scale: float) -> Outcome:
+        try:
+            asyncio.run(asyncio.sleep(60 * scale))
+        finally:
+            left.append(True)
+        return Outcome(True, "never")
+
+    with pytest.raises(TimeoutError, match=r"not over after 0\.2 s"):
+        Scenario("a fault", "something", endless, limit=0.2).outcome(1.0)
+    assert left
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_every_scenario_is_listed_and_in_the_document() -> None:

@@ -35,7 +35,7 @@ def main(names: tuple[str, ...], scale: float, short: bool) -> None:
         scenario: Scenario = importlib.import_module(f"bench.chaos.{name}").SCENARIO
         began = time.monotonic()
         try:
-            outcome = scenario.run(SHORT if short else scale)
+            outcome = scenario.outcome(SHORT if short else scale)
         except Exception as error:
             traceback.print_exc()
             outcome = Outcome(False, f"it raised {error!r}")

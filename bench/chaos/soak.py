@@ -41,7 +41,10 @@ async def _soak(folder: Path, seconds: float) -> Outcome:
     clean = bool(seen.answered) and not (seen.wrong or seen.others or seen.refused)
     told = f"{seconds:.0f} s of {rate:.0f} calls/s: {seen}; p50 {quantile(seen.answered, 0.5):.0f} ms, p99 {quantile(seen.answered, 0.99):.0f} ms"
     memory = ", ".join(f"x{size:.3f}" for size in grown)
-    return Outcome(clean and grown[-1] < GROWTH, f"{told}; memory {memory} after warm-up, {files:+d} files")
+    measured = f"{told}; memory {memory} after warm-up, {files:+d} files"
+    return Outcome(clean and files <= 0, measured, calm=grown[-1] < GROWTH)
 
 
-SCENARIO = Scenario("soak at 0.8 load", "no error, memory growth < 2 %, every image equal to its single", run)
+SCENARIO = Scenario(
+    "soak at 0.8 load", "no error, memory growth < 2 %, every image equal to its single", run, limit=1800
+)
