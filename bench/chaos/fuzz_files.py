@@ -17,44 +17,52 @@ from ganserve.engines import cache
 from ganserve.errors import GanserveError
 from ganserve.plugins import installed
 from ganserve.serving.model import Settings, load_model
+from ganserve.testing.captions import TOKENIZER
 from ganserve.testing.echo import write_bundle
+from ganserve.testing.echo_text import write_text_bundle
 
 WEIGHTS = "weights.bin"
 LIMITS = bundle.Limits()
 
 
 class Bundles:
-    """The echo bundle; an input's first byte says which of its files the rest is."""
+    """The echo bundle, and of the one that reads prompts the manifest and the tokenizer; an input's first byte says which file the rest is."""
 
     def __init__(self, folder: Path) -> None:
-        self.whole = _with_weights(write_bundle(folder / "whole", tasks=("sample",)))
-        self.folder = folder / "damaged"
-        shutil.copytree(self.whole, self.folder)
-        self.manifest = bundle.read(self.whole).manifest
-        self.files = (MANIFEST, *self.manifest.files)
+        echo = _with_weights(write_bundle(folder / "whole" / "echo", tasks=("sample",)))
+        text = write_text_bundle(folder / "whole" / "text")
+        self.damaged = folder / "damaged"
+        shutil.copytree(folder / "whole", self.damaged)
+        self.manifests = {whole: bundle.read(whole).manifest for whole in (echo, text)}
+        self.files = [(echo, name) for name in (MANIFEST, *self.manifests[echo].files)]
+        self.files += [(text, name) for name in (MANIFEST, TOKENIZER)]
 
     def target(self) -> Target:
         """The target."""
-        return Target([bytes([n]) + (self.whole / name).read_bytes() for n, name in enumerate(self.files)], self.judge)
+        seeds = [bytes([n]) + (whole / name).read_bytes() for n, (whole, name) in enumerate(self.files)]
+        return Target(seeds, self.judge)
 
     def judge(self, data: bytes) -> str:
         """What comes of loading the bundle: served, or refused, and by whom."""
         if not data:
             return "empty"
-        name = self.files[data[0] % len(self.files)]
-        (self.folder / name).write_bytes(data[1:])
+        whole, name = self.files[data[0] % len(self.files)]
+        folder, manifest, told = self.damaged / whole.name, self.manifests[whole], f"{whole.name} {name}"
+        (folder / name).write_bytes(data[1:])
         try:
             if name != MANIFEST:
-                files = {**self.manifest.files, name: digest(self.folder / name)}
-                bundle.write_manifest(self.folder, msgspec.structs.replace(self.manifest, files=files))
-            load_model(bundle.read(self.folder), installed(), Settings(threads=1, max_batch=2)).close()
+                files = {**manifest.files, name: digest(folder / name)}
+                bundle.write_manifest(folder, msgspec.structs.replace(manifest, files=files))
+            load_model(bundle.read(folder), installed(), Settings(threads=1, max_batch=2)).close()
         except GanserveError as error:
-            words = [word for word in str(error).partition("damaged: ")[2].split()[:12] if word.isalpha()]
-            return f"{name}: {type(error).__name__} {' '.join(words[:5])}"
+            # Without what stands for the bundle and the file.
+            text = str(error).rpartition("damaged/")[2].partition(": ")[2] or str(error).partition(": ")[2]
+            words = [word for word in text.split()[:20] if word.isalpha()]
+            return f"{told}: {type(error).__name__} {' '.join(words[:12])}"
         finally:
             for restored in (name, MANIFEST):
-                shutil.copyfile(self.whole / restored, self.folder / restored)
-        return f"{name}: served"
+                shutil.copyfile(whole / restored, folder / restored)
+        return f"{told}: served"
 
 
 class Caches:

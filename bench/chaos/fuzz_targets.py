@@ -128,7 +128,7 @@ class Messages:
 
     def _compose(self, read: Callable[..., Any], request: Any, model: Model) -> None:
         wish = read(request, model, model.task(request.task, *KINDS), MOST_ROWS)
-        Composition(wish.ask, wish.latent, wish.sources, wish.compose, making_field, self.workers)
+        Composition(wish.ask, wish.latent, wish.sources, wish.compose, making_field, self.workers).decode()
 
     def _text(self, request: Any, model: Model) -> None:
         wish = wish_of(request, model, model.task(request.task, "text_to_image"), MOST_ROWS)

@@ -144,7 +144,7 @@ class GivenPrompt(msgspec.Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class PromptDecoder(Decoder, Protocol):
-    """A decoder of prompts: each element of its request value is a :class:`GivenPrompt`."""
+    """A decoder of prompts: each element of its request value is a :class:`GivenPrompt`. Its work is done off the event loop."""
 
     value: str
     """The request value that it reads."""

@@ -1,8 +1,9 @@
 """Prompts → token ids and their mask, by a ``tokenizer.json`` that the bundle carries."""
 
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -31,6 +32,12 @@ EXAMPLES = (
 )
 """The prompts of examples, short and long, in several scripts."""
 
+MOST_AROUND = 32
+"""The most tokens that begin and end a text. With many more, each of the parts that a long text is cut into would be mostly those."""
+
+NOT_ITS_OWN = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What is raised while the tokenizers library runs, and not by it. It raises Exception itself, and PanicException, which is none."""
+
 
 class Tokens(NamedTuple):
     """Tokenized texts: ``ids`` and ``mask`` int64 [n, length], where mask 0 is padding, and whether each text was ``cut`` short."""
@@ -44,20 +51,35 @@ class Tokenizer:
     """A ``tokenizer.json`` of the tokenizers library: texts → at most ``most`` tokens each, those that begin and end a text among them."""
 
     def __init__(self, file: Path, most: int) -> None:
-        """Read ``file``; :class:`BundleError` where it is no tokenizer, :class:`PluginError` where the library is missing."""
+        """Read ``file`` and try it; :class:`BundleError` where it is no tokenizer or fails at :data:`EXAMPLES`.
+
+        :class:`PluginError` where the library is missing.
+        """
+        # A text is tokenized in the thread that asks for it: in the library's own threads one that is slow would keep others waiting.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             import tokenizers
         except ImportError as error:
             raise PluginError(
-                f"the codec tokens needs the tokenizers library: pip install 'ganserve[text]' ({error})"
+                f"{file.name} is read by the tokenizers library, which is missing: pip install 'ganserve[text]' ({error})"
             ) from error
+        self._name = file.name
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises Exception itself
-            raise BundleError(f"{file.name} is no tokenizer of the tokenizers library: {error}") from error
-        # What the file says of padding and cutting is of another use; here the longest text of a request decides.
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length=most)
+            # What the file says of padding and cutting is of another use; here the longest text of a request decides.
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(max_length=most)
+            around = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+            if around > MOST_AROUND or around >= most:
+                raise ValueError(f"it puts {around} tokens around a text of at most {most}")
+            self._tokenizer.encode_batch(list(EXAMPLES))
+        except NOT_ITS_OWN:
+            raise
+        except BaseException as error:
+            raise BundleError(
+                f"{file.name} is no tokenizer that the tokenizers library can use: {error}; "
+                "put the encoder's own in its place and export again"
+            ) from error
         self._encode = lru_cache(REMEMBERED)(self._encode_anew)
 
     def __call__(self, texts: Sequence[str], multiple: int = 1) -> Tokens:
@@ -71,7 +93,17 @@ class Tokenizer:
         return Tokens(ids, mask, tuple(cut for _, cut in found))
 
     def _encode_anew(self, text: str) -> tuple[list[int], bool]:
-        found = self._tokenizer.encode(text)
+        try:
+            # By ``encode`` no other thread of Python would run meanwhile.
+            (found,) = self._tokenizer.encode_batch([text])
+        except NOT_ITS_OWN:
+            raise
+        except BaseException as error:
+            # What the library says may hold the text, which is nobody's but the caller's.
+            raise BundleError(
+                f"{self._name} fails at a text of {len(text)} characters ({type(error).__name__} of the tokenizers library); "
+                "put the encoder's own in its place and export again"
+            ) from None
         return found.ids, bool(found.overflowing)
 
 
@@ -87,7 +119,8 @@ class TokensDecoder:
     """Codec ``tokens``: the request value ``prompt`` (a :class:`GivenPrompt` a row) → token ids, or their mask, int64 ``[n, length]``.
 
     All rows of a request are padded to its longest prompt, and on to the tensor's multiple. Raises :class:`SpecError` when made for any
-    other tensor, without a tokenizer among the input's files, or where the most tokens are no such multiple.
+    other tensor, without a tokenizer among the input's files, or where the most tokens are no such multiple; and what making a
+    :class:`Tokenizer` does.
     """
 
     value = VALUE
@@ -106,12 +139,13 @@ class TokensDecoder:
             raise SpecError(f"{where}: tensor is {tensor.dtype}{list(tensor.shape)}; expected int64 of one free size")
         if self._options.tokens % tensor.multiple:
             raise SpecError(f"{where}: at most {self._options.tokens} tokens; expected a multiple of {tensor.multiple}")
-        self._multiple, self._file = tensor.multiple, folder / source.files[0]
-
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        stat = self._file.stat()
-        return _shared_tokenizer(self._file, self._options.tokens, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        self._multiple, file = tensor.multiple, folder / source.files[0]
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise BundleError(f"{where}: {file.name} cannot be read: {error.strerror}") from error
+        version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        self._tokenizer = _shared_tokenizer(file, self._options.tokens, version)
 
     def decode(self, values: Mapping[str, Sequence[Any]], rows: int) -> np.ndarray:
         """The ids or the mask of each row's prompt; :class:`InvalidArgument` for one that is empty, too long or not plain text."""

@@ -163,6 +163,11 @@ class Way:
         return np.stack([self._ask.directions.get(name, unmoved) for name in self._ask.task.moves(tensor)], axis=1)
 
 
+async def in_lane(task: LoadedTask, work: Callable[[], T]) -> T:
+    """What ``work`` makes, which decodes values of ``task``: in the thread that is there for it, where prompts may be among them."""
+    return work() if task.lane is None else await asyncio.get_running_loop().run_in_executor(task.lane, work)
+
+
 class Call:
     """An :class:`Ask` that has been checked. Making one raises :class:`InvalidArgument`; nothing has been computed then."""
 
@@ -201,7 +206,10 @@ class Call:
         self._unread = []
 
     def decode(self) -> dict[str, np.ndarray]:
-        """What codecs make of the values; :class:`InvalidArgument` for those that none accepts. Once: :meth:`results` asks again."""
+        """What codecs make of the values; :class:`InvalidArgument` for those that none accepts. Once: :meth:`results` asks again.
+
+        Where the task reads prompts, this is work for its lane.
+        """
         if self._decoded is None:
             started = time.monotonic()
             self._decoded = self._way.decode(self._tensors)
@@ -268,7 +276,10 @@ class Call:
         self._workers.executor.check_room(self._ask.rows)
         if self._tensors:
             self._known_shapes()
-        self._whole = {**self._tensors, **self.decode()}
+        decoded = self._decoded
+        if decoded is None:
+            decoded = await in_lane(self._ask.task, self.decode)
+        self._whole = {**self._tensors, **decoded}
         names = (self._output, *self._ask.returns)
         self._tiles = tiling(self._ask.task, self.plan, self._whole, names, self._fields())
         if self._tiles is None:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from ganserve.errors import InvalidArgument, Violation
-from ganserve.serving.call import SEED, Ask, Call, Way, Workers
+from ganserve.serving.call import SEED, Ask, Call, Way, Workers, in_lane
 from ganserve.serving.model import LoadedTask
 from ganserve.serving.results import Result
 from ganserve.serving.runner import Flow, Times
@@ -37,15 +37,19 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class _Group(msgspec.Struct, frozen=True, eq=False):
-    """Points that need the same steps: their places among all, the way to the latent, and the tensors that it starts from."""
+    """Points that need the same steps: their places among all, the way to the latent, and the tensors that were given for it."""
 
     places: Sequence[int]
     way: Way
     tensors: Mapping[str, np.ndarray]
 
+    def decoded(self) -> dict[str, np.ndarray]:
+        """The tensors that the way starts from."""
+        return {**self.tensors, **self.way.decode(self.tensors)}
+
 
 class Points:
-    """Points of the latent ``tensor``. Making them raises :class:`InvalidArgument` about each that cannot be; nothing has been computed then.
+    """Points of the latent ``tensor``. :meth:`decode` raises :class:`InvalidArgument` about each that cannot be; nothing has been computed then.
 
     ``ask`` is that of the images, for the same model and task: the points are its caller's. ``times`` is added to as they are made.
     """
@@ -55,6 +59,7 @@ class Points:
     ) -> None:
         self._ask, self._tensor, self._sources, self._workers = ask, tensor, sources, workers
         self._times = times
+        self._tensors: list[dict[str, np.ndarray]] | None = None
         kinds: dict[tuple[bool, frozenset[str]], list[int]] = {}
         for place, source in enumerate(sources):
             kinds.setdefault((source.tensor is None, frozenset(source.values)), []).append(place)
@@ -67,6 +72,22 @@ class Points:
                 wrong += error.violations
         if wrong:
             raise InvalidArgument(wrong)
+
+    def decode(self) -> list[dict[str, np.ndarray]]:
+        """What codecs make of the values of each group. Once: :meth:`rows` asks again. Work for the lane of the task, if it has one."""
+        if self._tensors is None:
+            wrong: list[Violation] = []
+            tensors = []
+            for group in self._groups:
+                try:
+                    with told_by(partial(self._field, group.places)):
+                        tensors.append(group.decoded())
+                except InvalidArgument as error:
+                    wrong += error.violations
+            if wrong:
+                raise InvalidArgument(wrong)
+            self._tensors = tensors
+        return self._tensors
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -82,12 +103,15 @@ class Points:
         return all(group.way.plan.bit_exact for group in self._groups)
 
     async def rows(self) -> np.ndarray:
-        """The latents ``[points, ...]``, made once; what still waits is dropped when the caller goes."""
+        """The latents ``[points, ...]``, made once; what still waits is dropped when the caller goes. Raises what :meth:`decode` does."""
+        tensors = self._tensors
+        if tensors is None:
+            tensors = await in_lane(self._ask.task, self.decode)
         rows = np.empty((len(self), *latent_shape(self._ask.task, self._tensor)), np.float32)
         with ExitStack() as stack:
             flows: list[tuple[_Group, Flow]] = []
-            for group in self._groups:
-                flow = group.way.flow(group.tensors)
+            for group, given in zip(self._groups, tensors, strict=True):
+                flow = group.way.flow(given)
                 stack.callback(flow.cancel)
                 with told_by(partial(self._field, group.places)):
                     flow.pieces()
@@ -120,7 +144,7 @@ class Points:
         )
         with told_by(partial(self._field, places)):
             way = Way(ask, frozenset((self._tensor,)), self._workers, self._times)
-            return _Group(places, way, {**ask.tensors, **way.decode(ask.tensors)})
+            return _Group(places, way, ask.tensors)
 
     def _field(self, places: Sequence[int], name: str) -> str:
         """The field for what a group calls ``name``: of the row that it names, else of the first source that it is true of."""
@@ -134,9 +158,9 @@ class Points:
 
 
 class Composition:
-    """Images of what ``compose`` makes of some points, one for each row of ``ask``. Making it computes nothing.
+    """Images of what ``compose`` makes of some points, one for each row of ``ask``. Making and decoding it computes nothing.
 
-    ``ask`` says how they are made; ``field`` names its parts in the request. Raises :class:`InvalidArgument`.
+    ``ask`` says how they are made; ``field`` names its parts in the request. Both raise :class:`InvalidArgument`.
     """
 
     def __init__(
@@ -155,6 +179,11 @@ class Composition:
         ask.tensors = {**ask.tensors, tensor: unknown}
         with told_by(field):
             self._call = Call(ask, workers, times)
+
+    def decode(self) -> None:
+        """Decode all values, those of the points and those of the images. Work for the lane of the task, if it has one."""
+        self._points.decode()
+        with told_by(self._field):
             self._call.decode()
 
     @property

@@ -10,6 +10,7 @@ import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, TypeVarTuple
 
 import msgspec
@@ -19,7 +20,7 @@ from ganserve.codecs import Frame, Media
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.quality import Quality, quality_of
 from ganserve.serving.access import charge
-from ganserve.serving.call import SEED, Ask, Way, Workers
+from ganserve.serving.call import SEED, Ask, Way, Workers, in_lane
 from ganserve.serving.jobs import Arrays
 from ganserve.serving.lookout import Lookout, Progress
 from ganserve.serving.marks import encoding
@@ -181,8 +182,7 @@ class Search:
         target = await self._read()
         have = {name: np.broadcast_to(target, (self._rows, *target.shape)) for name in self._ask.task.pictures}
         # All is decoded before anything is computed, so that what is refused has cost nothing.
-        before = {} if self._starting is None else {**have, **self._starting.decode(have)}
-        tensors = {**have, **self._seeking.decode(have), self._inversion.start: self._begin}
+        before, tensors = await in_lane(self._ask.task, partial(self._decode, have))
         loop = self._seeking.plan.segments[self._loop]
         assert isinstance(loop, LoopSegment)
         steps = int(loop.limits(tensors, self._rows)[0])
@@ -201,6 +201,11 @@ class Search:
         watch = self._lookout.begin(loop, steps, target.size)
         found = await self._carry(self._seeking, one, self._ends, row=row, watch=watch)
         return await self._compare(target, *(found[name][0] for name in self._ends))
+
+    def _decode(self, have: Arrays) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The tensors of the way to where it starts, and of the search."""
+        before = {} if self._starting is None else {**have, **self._starting.decode(have)}
+        return before, {**have, **self._seeking.decode(have), self._inversion.start: self._begin}
 
     async def _read(self) -> np.ndarray:
         """The target as the model sees it, uint8 [H, W, C]."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -69,7 +70,8 @@ class LoadedTask(msgspec.Struct, frozen=True, eq=False):
     """A task with its codecs, and every tensor it names.
 
     ``pictures`` are those decoders that read pictures, by their tensors; ``directions`` those of the model that move a latent of it;
-    ``choices`` which values decoders read instead of others, by their tensors.
+    ``choices`` which values decoders read instead of others, by their tensors. ``lane`` is the thread in which values are decoded;
+    None where none of them is a prompt, so that decoding them is quick.
     """
 
     task: Task
@@ -79,6 +81,7 @@ class LoadedTask(msgspec.Struct, frozen=True, eq=False):
     pictures: Mapping[str, PictureDecoder] = {}
     directions: Mapping[str, LoadedDirection] = {}
     choices: Mapping[str, Mapping[str, tuple[str, ...]]] = {}
+    lane: ThreadPoolExecutor | None = None
 
     def moves(self, tensor: str) -> dict[str, np.ndarray]:
         """The vectors along which the latent ``tensor`` may be moved, by the names of the directions."""
@@ -215,9 +218,12 @@ class Model:
         return next((stage for stage in stages if stage.same(segment)), segment)
 
     def close(self) -> None:
-        """Give back what the engines hold."""
+        """Give back what the engines hold, and the threads in which prompts were decoded."""
         for loaded in self.graphs.values():
             loaded.session.close()
+        for task in self.tasks.values():
+            if task.lane is not None:
+                task.lane.shutdown(wait=False, cancel_futures=True)
 
 
 def load_model(
@@ -381,4 +387,7 @@ def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
         for name, direction in manifest.directions.items()
         if direction.tensor in latents
     }
-    return LoadedTask(task, tensors, decoders, encoder, pictures, directions, choices)
+    # A thread of its own, begun with the first prompt: in one for all, a bundle whose tokenizer is slow would keep other models waiting.
+    reads_prompts = any(isinstance(decoder, PromptDecoder) for decoder in decoders.values())
+    lane = ThreadPoolExecutor(1, "prompts") if reads_prompts else None
+    return LoadedTask(task, tensors, decoders, encoder, pictures, directions, choices, lane)

@@ -43,16 +43,20 @@ class Guard:
     async def let_pass(self, model: str, prompts: Mapping[str, str]) -> None:
         """Raise :class:`PermissionDenied` for the first of ``prompts`` of a request, by their fields, that a policy refuses.
 
-        Raises :class:`InvalidArgument` for one that is too long, before any policy reads it.
+        Raises what :meth:`check_length` does, before any policy reads one.
         """
-        for field, prompt in prompts.items():
-            if len(prompt) > self._most:
-                raise InvalidArgument.of(field, f"has {len(prompt)} characters; this server takes at most {self._most}")
+        self.check_length(prompts)
         if self._logs:
             for field, prompt in prompts.items():
                 log.info("%s, %s: %r", model, field, prompt)
         if self._checks and prompts:
             await asyncio.get_running_loop().run_in_executor(self._pool, self._ask, model, prompts)
+
+    def check_length(self, prompts: Mapping[str, str]) -> None:
+        """Raise :class:`InvalidArgument` for the first of ``prompts`` that is too long; to be asked before one is tokenized."""
+        for field, prompt in prompts.items():
+            if len(prompt) > self._most:
+                raise InvalidArgument.of(field, f"has {len(prompt)} characters; this server takes at most {self._most}")
 
     def _ask(self, model: str, prompts: Mapping[str, str]) -> None:
         for field, prompt in prompts.items():

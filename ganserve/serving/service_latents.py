@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import grpc
 
-from ganserve.serving.call import Workers
+from ganserve.serving.call import Workers, in_lane
 from ganserve.serving.compose import Composition
 from ganserve.serving.front import Front, check_reply
 from ganserve.serving.prompts import Guard
@@ -73,6 +73,9 @@ class Latents(Front, latents_pb2_grpc.LatentsServicer):
 
     async def _composition(self, wish: Composed, context: grpc.aio.ServicerContext) -> Composition:
         self._admit(wish.ask, context)
+        prompts = prompts_of(wish)
+        self._guard.check_length(prompts)
         made = Composition(wish.ask, wish.latent, wish.sources, wish.compose, making_field, self._workers)
-        await self._guard.let_pass(wish.ask.model.name, prompts_of(wish))
+        await in_lane(wish.ask.task, made.decode)
+        await self._guard.let_pass(wish.ask.model.name, prompts)
         return made

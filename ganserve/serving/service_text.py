@@ -1,11 +1,12 @@
 """The gRPC service that makes pictures of prompts. What happens between is :mod:`ganserve.serving.call`'s."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import grpc
 
-from ganserve.serving.call import Call, Workers
+from ganserve.serving.call import Call, Workers, in_lane
 from ganserve.serving.front import Front, check_reply
 from ganserve.serving.model import Model
 from ganserve.serving.prompts import Guard
@@ -28,11 +29,11 @@ class Text(Front, text_pb2_grpc.TextServicer):
         self, request: pb.TextToImageRequest, context: grpc.aio.ServicerContext
     ) -> pb.TextToImageResponse:
         """All pictures in one message."""
-        model, wish, call = await self._call(request, context)
+        model, wish, call, cuts = await self._call(request, context)
         instead = "ask for fewer pictures, or call TextToImageStream, which sends one message a picture"
         check_reply(call.most_reply_bytes(), request.max_reply_bytes, instead)
-        await self._let_pass(wish)
-        cuts, reply = cuts_of(wish), pb.TextToImageResponse()
+        await self._guard.let_pass(model.name, _texts(wish))
+        reply = pb.TextToImageResponse()
         with told_by(field_of(wish)):
             async with aclosing(call.results()) as results:
                 async for result in results:
@@ -44,9 +45,8 @@ class Text(Front, text_pb2_grpc.TextServicer):
         self, request: pb.TextToImageStreamRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.TextToImageStreamResponse]:
         """One message a picture, in order."""
-        model, wish, call = await self._call(request.wish, context)
-        await self._let_pass(wish)
-        cuts = cuts_of(wish)
+        model, wish, call, cuts = await self._call(request.wish, context)
+        await self._guard.let_pass(model.name, _texts(wish))
         with told_by(field_of(wish)):
             async with aclosing(call.results()) as results:
                 async for result in results:
@@ -57,16 +57,24 @@ class Text(Front, text_pb2_grpc.TextServicer):
 
     async def _call(
         self, request: pb.TextToImageRequest, context: grpc.aio.ServicerContext
-    ) -> tuple[Model, Wish, Call]:
-        """The call, its prompts decoded: what no codec accepts is refused before a policy is asked."""
+    ) -> tuple[Model, Wish, Call, Sequence[bool]]:
+        """The call, its prompts decoded, and which were cut: what no codec accepts is refused before a policy is asked."""
         model, task = await self._target(request, "text_to_image")
         wish = wish_of(request, model, task, self._max_rows)
         self._admit(wish.ask, context)
+        self._guard.check_length(_texts(wish))
         with told_by(field_of(wish)):
             call = Call(wish.ask, self._workers)
-            call.decode()
-        return model, wish, call
+            cuts = await in_lane(task, partial(_decode, call, wish))
+        return model, wish, call, cuts
 
-    async def _let_pass(self, wish: Wish) -> None:
-        texts = {f"prompts[{number}]": prompt.text for number, prompt in enumerate(wish.prompts)}
-        await self._guard.let_pass(wish.ask.model.name, texts)
+
+def _decode(call: Call, wish: Wish) -> Sequence[bool]:
+    """Decode the prompts of ``wish``, and say which are cut."""
+    call.decode()
+    return cuts_of(wish)
+
+
+def _texts(wish: Wish) -> dict[str, str]:
+    """The prompts of ``wish`` by the fields that bring them."""
+    return {f"prompts[{number}]": prompt.text for number, prompt in enumerate(wish.prompts)}

@@ -35,8 +35,8 @@ def text_of(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return vectors
 
 
-def write_text_bundle(folder: Path, *, name: str = "echo-text", version: int = 1) -> Path:
-    """Write the bundle into ``folder`` (made if missing) and return it."""
+def write_text_bundle(folder: Path, *, name: str = "echo-text", version: int = 1, words: str | None = None) -> Path:
+    """Write the bundle into ``folder`` (made if missing) and return it; ``words`` in the place of its ``tokenizer.json``."""
     z = draw(Z_NOISE, np.array([(0, row) for row in range(GOLDEN_ROWS)], np.uint64), (SIZE,))
     ids = np.arange(2, 2 + GOLDEN_ROWS * MULTIPLE).reshape(GOLDEN_ROWS, MULTIPLE)
     mask = (np.arange(MULTIPLE) < np.arange(3, 3 + GOLDEN_ROWS)[:, None]).astype(np.int64)
@@ -54,7 +54,7 @@ def write_text_bundle(folder: Path, *, name: str = "echo-text", version: int = 1
         bodies={"text": _text(), "generator": _generator()},
         tasks=(_task(),),
         golden=golden,
-        texts={TOKENIZER: json.dumps(tokenizer())},
+        texts={TOKENIZER: json.dumps(tokenizer()) if words is None else words},
     )
 
 
