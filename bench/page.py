@@ -19,7 +19,8 @@ def training(provenance: Mapping[str, Any]) -> str:
     while run:
         commands.insert(0, run["command"])
         run = run.get("begun_from")
-    return f"```\n{chr(10).join(commands)}\n```\n\n| | |\n|---|---|\n{facts}"
+    ends = "\n\nA run ends where `images_seen` says, whatever length was asked for; `begun_from.images` are all that were seen before it."
+    return f"```\n{chr(10).join(commands)}\n```{ends if len(commands) > 1 else ''}\n\n| | |\n|---|---|\n{facts}"
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
