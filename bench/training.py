@@ -75,7 +75,7 @@ def ours(preset: str, images: torch.Tensor, batch: int, steps: int) -> float:
     built = networks(preset)
     family = installed().family("dcgan")
     recipe = resolve(family.train)(family.config(preset), built)
-    data = Decoded(Description(name="noise", layout="noise", images=len(images)), images, None)
+    data = Decoded(Description(name="noise", layout="noise", images=len(images)), {"image": images})
     settings = Settings(seed=0, batch=batch, kimg=2 * steps * batch / 1000, log_every=steps, snapshot_kimg=1e6)
     state = State(seed=0, family="dcgan", preset=preset, config={})
     with tempfile.TemporaryDirectory() as folder:
