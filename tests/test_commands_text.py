@@ -100,12 +100,16 @@ def test_names_of_emoji_become_captions_with_their_skin_tones(tmp_path):
             "name": "FATHER CHRISTMAS",
             "unified": "1F385",
             "image": "1f385.png",
+            "category": "People",
+            "subcategory": "person-fantasy",
             "short_names": ["santa", "father_christmas"],
             "skin_variations": {"1F3FB": {"unified": "1F385-1F3FB", "image": "1f385-1f3fb.png"}},
         },
         {"name": "Egypt Flag", "unified": "1F1EA-1F1EC", "image": "1f1ea-1f1ec.png", "short_names": ["flag-eg"]},
         {"name": "NOT DRAWN", "unified": "1F999", "image": "1f999.png", "short_names": ["not_drawn"]},
     ]
+    for entry in entries[1:]:
+        entry |= {"category": "Flags", "subcategory": "flag"}
     drawings = tmp_path / "google/img/google/64"
     drawings.mkdir(parents=True)
     for name in ("1f385", "1f385-1f3fb", "1f1ea-1f1ec"):
@@ -126,6 +130,10 @@ def test_names_of_emoji_become_captions_with_their_skin_tones(tmp_path):
         "1f1ea-1f1ec.png": ["egypt flag", "flag eg"],
     }
     assert len({split for split, name in found if name.startswith("1f385")}) == 1
+    for path in tmp_path.glob("google-captions/*/dataset.json"):
+        classes = json.loads(path.read_bytes())
+        assert classes["names"] == ["other"]  # so few emoji have no class of their own
+        assert sorted(classes["labels"]) == sorted([name, 0] for split, name in found if split == path.parent.name)
     for split, name in found:
         with Image.open(tmp_path / "google-captions" / split / name) as picture:
             assert (picture.mode, picture.size) == ("RGB", (64, 64))

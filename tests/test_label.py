@@ -83,6 +83,17 @@ def test_a_missing_label_is_drawn_from_the_seed_if_the_input_reads_it() -> None:
     assert codec.decode({"seed": seeds[:2], "label": [3, "Coat"]}, 2).tolist() == [3, 4]
 
 
+def test_labels_are_drawn_as_often_as_their_counts_say() -> None:
+    codec = decoder(reads=("label", "seed"), counts=(1, 0, 6, 0, 3))
+    drawn = codec.decode({"seed": np.array([(3, index) for index in range(4000)], np.uint64)}, 4000)
+    shares = np.bincount(drawn, minlength=5) / 4000
+    assert shares[[1, 3]].tolist() == [0, 0]
+    np.testing.assert_allclose(shares, (0.1, 0, 0.6, 0, 0.3), atol=0.03)
+    alike = decoder(reads=("label", "seed"), counts=(1,) * 5)
+    pairs = np.array([(3, index) for index in range(100)], np.uint64)
+    assert np.array_equal(alike.decode({"seed": pairs}, 100), draw_labels(pairs, 5))
+
+
 def test_a_missing_label_is_named_otherwise() -> None:
     with pytest.raises(InvalidArgument, match="label: is missing: this model needs one, an index from 0 to 4"):
         decoder().decode({}, 2)
@@ -101,6 +112,10 @@ def test_the_decoder_tells_its_names() -> None:
         ({"classes": 0}, "classes"),
         ({"classes": 6}, "5 names, 5 of them different, for 6 classes"),
         ({"names": ("a", "a", "b", "c", "d")}, "5 names, 4 of them different"),
+        ({"counts": (1, 2)}, "2 counts, 3 together, for 5 classes"),
+        ({"counts": (0,) * 5}, "5 counts, 0 together"),
+        ({"counts": (2**32, 1, 1, 1, 1)}, "5 counts, 4294967300 together"),
+        ({"counts": (-1, 1, 1, 1, 1)}, "counts"),
         ({"color": 1}, "color"),
         ({"reads": ("seed",)}, "reads 'label'"),
         ({"reads": ("label", "truncation")}, "reads 'label'"),

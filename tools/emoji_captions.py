@@ -2,7 +2,7 @@
 
 ::
 
-    google-captions/train    Google's drawings, 64×64 on white, and metadata.jsonl with their names
+    google-captions/train    Google's drawings, 64×64 on white, metadata.jsonl with their names, dataset.json with their classes
     google-captions/test     the same of about a tenth of all base emoji, which no generator is to see
 
 An emoji has up to three captions: its name in Unicode, and its short names where they say something else. The captions of a skin
@@ -17,7 +17,9 @@ from typing import Any
 import click
 import msgspec
 
+from ganserve_trainers.data.labels import FILE
 from tools.emoji import FOLDER, GOOGLE_DRAWINGS, Bases, images
+from tools.emoji_classes import classes
 
 SIDE = 64
 
@@ -66,6 +68,9 @@ def main(google: Path, out: Path) -> None:
     temporary = out / f".{folder.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     lines: dict[str, list[bytes]] = {"train": [], "test": []}
+    kinds = classes(entries)
+    names = sorted(set(kinds.values()))
+    labels: dict[str, list[tuple[str, int]]] = {split: [] for split in lines}
     for split in lines:
         (temporary / split).mkdir(parents=True)
     for name, texts in captions(entries):
@@ -75,8 +80,10 @@ def main(google: Path, out: Path) -> None:
         split = bases.split(code)
         drawings[code]().save(temporary / split / name)
         lines[split].append(msgspec.json.encode({"file_name": name, "text": texts}))
+        labels[split].append((name, names.index(kinds[name])))
     for split, found in lines.items():
         (temporary / split / "metadata.jsonl").write_bytes(b"\n".join([*found, b""]))
+        (temporary / split / FILE).write_bytes(msgspec.json.encode({"labels": labels[split], "names": names}))
     (temporary / "ATTRIBUTION.txt").write_text(f"{GOOGLE_DRAWINGS}.\n", "utf-8")
     temporary.rename(folder)
     click.echo(f"{folder}: {', '.join(f'{split} {len(found)}' for split, found in lines.items())}")

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from ganserve.codecs import refused
-from ganserve.codecs.seeds import draw_labels, seed_pairs
+from ganserve.codecs.seeds import MOST_DRAWN, draw_labels, seed_pairs
 from ganserve.errors import InvalidArgument, SpecError
 from ganserve.spec import Input, Tensor
 
@@ -18,17 +18,21 @@ _LONGEST_GUESS = 64
 
 
 class LabelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of codec ``label``: the number of classes and, if they have any, their names in order of index."""
+    """Options of codec ``label``: the number of classes and, in order of index, their names if they have any.
+
+    ``counts`` is how often each comes up among those that are drawn, out of their sum, at most 2**32; without them all do alike.
+    """
 
     classes: Annotated[int, msgspec.Meta(ge=1, le=2**31)]
     names: tuple[str, ...] = ()
+    counts: tuple[Annotated[int, msgspec.Meta(ge=0)], ...] = ()
 
 
 class LabelDecoder:
     """Codec ``label``: the request value ``label`` (an index or a name a row) → int64 ``[n]``.
 
-    If the input reads ``seed`` too, a request without labels gets uniformly drawn ones (``docs/seeds.md``). Raises
-    :class:`SpecError` when made with names that are repeated or not one a class, or for any other tensor.
+    If the input reads ``seed`` too, a request without labels gets drawn ones (``docs/seeds.md``). Raises :class:`SpecError`
+    when made with names that are repeated or not one a class, with such counts, or for any other tensor.
     """
 
     def __init__(self, source: Input, tensor: Tensor, folder: Path) -> None:
@@ -48,6 +52,12 @@ class LabelDecoder:
                 f"{where}: {len(options.names)} names, {len(self._indices)} of them different, for {options.classes} classes; "
                 "give each class its own name, or none"
             )
+        if options.counts and not (len(options.counts) == options.classes and 0 < sum(options.counts) <= MOST_DRAWN):
+            raise SpecError(
+                f"{where}: {len(options.counts)} counts, {sum(options.counts)} together, for {options.classes} classes; "
+                f"give each class its own, 1 to {MOST_DRAWN} together, or none"
+            )
+        self._counts = options.counts
         self._draws = "seed" in source.reads
         self.instead: Mapping[str, tuple[str, ...]] = {"label": ("seed",)} if self._draws else {}
 
@@ -57,7 +67,7 @@ class LabelDecoder:
         if labels is None:
             if not self._draws:
                 raise InvalidArgument.of("label", f"is missing: this model needs one, {self._expected()}")
-            return draw_labels(seed_pairs(values["seed"]), self._classes)
+            return self.example(seed_pairs(values["seed"]))
         indices = [self._index(label) for label in labels]
         if wrong := [row for row, index in enumerate(indices) if index is None]:
             raise refused("label", wrong, lambda row: self._explain(labels[row]))
@@ -65,7 +75,7 @@ class LabelDecoder:
 
     def example(self, pairs: np.ndarray) -> np.ndarray:
         """The labels that ``pairs`` draw."""
-        return draw_labels(pairs, self._classes)
+        return draw_labels(pairs, self._classes, self._counts)
 
     def describe(self) -> Mapping[str, Any]:
         """The classes and their names, and whether a label may be left out."""

@@ -71,10 +71,18 @@ def draw(
     return values.reshape(rows, *shape)
 
 
-def draw_labels(seeds: np.ndarray, classes: int) -> np.ndarray:
-    """A class int64 ``[n]``, uniform in 0 … ``classes`` - 1 (at most 2**32), for each (seed, index) pair of ``seeds`` uint64 ``[n, 2]``."""
+MOST_DRAWN = 2**32
+"""Classes, or counts of them together, that a label is drawn from at most."""
+
+
+def draw_labels(seeds: np.ndarray, classes: int, counts: Sequence[int] = ()) -> np.ndarray:
+    """A class int64 ``[n]`` in 0 … ``classes`` - 1 for each (seed, index) pair of ``seeds`` uint64 ``[n, 2]``.
+
+    Uniform, or with ``counts`` (one a class) each as often as its count says, out of their sum: as one of so many images is drawn.
+    """
     words = _rows_of_words(seeds.tolist(), [0] * len(seeds), LABEL_STREAM, 1)[:, 0]
-    return ((words >> np.uint64(32)) * np.uint64(classes) >> np.uint64(32)).astype(np.int64)
+    drawn = ((words >> np.uint64(32)) * np.uint64(sum(counts) or classes) >> np.uint64(32)).astype(np.int64)
+    return np.searchsorted(np.cumsum(counts), drawn, side="right") if len(counts) else drawn
 
 
 def seed_pairs(pairs: Sequence[Any] | np.ndarray) -> np.ndarray:

@@ -188,13 +188,28 @@ def restore(networks: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, 
     _fill(networks, saved, where)
 
 
-def begin_from(networks: Mapping[str, nn.Module], checkpoint: Checkpoint) -> None:
+def begin_from(networks: Mapping[str, nn.Module], checkpoint: Checkpoint, grow: bool = False) -> None:
     """Give ``networks`` the weights of those that ``checkpoint`` has by the same names; the others stay as they are.
 
-    Raises :class:`TrainingError` where names or shapes in one differ.
+    With ``grow`` that is so of each tensor too: one that the checkpoint lacks, or has in another shape, stays as it is. Raises
+    :class:`TrainingError` where names or shapes in a network differ without ``grow``, or where nothing at all is the same.
     """
     common = {name: network for name, network in networks.items() if name in checkpoint.networks}
-    _fill(common, checkpoint.networks, checkpoint.path)
+    saved = {name: checkpoint.networks[name] for name in common}
+    if grow:
+        saved = {name: _grown(common[name], tensors, name, checkpoint.path) for name, tensors in saved.items()}
+    _fill(common, saved, checkpoint.path)
+
+
+def _grown(network: nn.Module, saved: Mapping[str, Tensor], name: str, where: Path) -> Mapping[str, Tensor]:
+    """All tensors of ``network``, those of ``saved`` in place of its own where name and shape are the same."""
+    own = network.state_dict()
+    same = {key: tensor for key, tensor in saved.items() if key in own and own[key].shape == tensor.shape}
+    if own and not same:
+        raise TrainingError(
+            f"{where.name} does not fit network {name!r}: no tensor has the name and shape of one in it"
+        )
+    return own | same
 
 
 def _fill(networks: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, Tensor]], where: Path) -> None:

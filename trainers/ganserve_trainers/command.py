@@ -37,13 +37,15 @@ Train longer:
   ganserve train --resume --out runs/fashion --kimg 4000
 Fine-tune what another run has learnt, on other images or with other settings:
   ganserve train dcgan --preset fashion-32 --data more/ --begin-from runs/fashion --out runs/more
+Go on at a higher resolution, where the family's networks of the lower one are a part of the larger ones:
+  ganserve train stylegan2 --preset emoji-64 --data PATH --begin-from runs/small --grow --out runs/large
 On two processes (--batch counts the images of one):
   torchrun --nproc-per-node 2 -m ganserve train dcgan --preset ...
 
 \b
 --data takes
   a folder or .zip of images, at any depth, with labels in an optional dataset.json
-      {"labels": [["a/b.png", 3], ...]}
+      {"labels": [["a/b.png", 3], ...], "names": ["heart", ...]}   (the classes' names, if you like)
   a folder of MNIST-like idx files, or one images-idx3-ubyte[.gz]
   a folder of CIFAR-10's data_batch_*.bin, or one .bin file
   digits:   scikit-learn's 1,797 handwritten digits
@@ -112,6 +114,7 @@ def _tuples(value: Any) -> Any:
     metavar="RUN",
     help="Begin with the weights of another run, to fine-tune them; networks that it lacks are drawn.",
 )
+@click.option("--grow", is_flag=True, help="With --begin-from: layers that RUN lacks are drawn too.")
 @click.option(
     "--kimg",
     type=click.FloatRange(min=0, min_open=True),
@@ -181,6 +184,7 @@ def train(
     out: Path,
     resume: bool,
     begin: Path | None,
+    grow: bool,
     seed: int,
     overrides: tuple[str, ...],
     batch: int | None,
@@ -207,6 +211,8 @@ def train(
     console = Console()
     if resume:
         _check_resumable(click.get_current_context())
+    elif grow and begin is None:
+        raise click.UsageError("--grow says how to begin from another run: give --begin-from too")
     elif family is None or where is None:
         raise click.UsageError("give FAMILY and --data, or --resume; `ganserve train --help` has examples")
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -261,6 +267,7 @@ def train(
                 threads=threads,
                 console=console,
                 begin=begin,
+                grow=grow,
             )
     except GanserveError as error:
         raise click.ClickException(str(error)) from error

@@ -20,6 +20,7 @@ from ganserve.errors import ExportError
 from ganserve.names import check_name
 from ganserve.spec import Family, Input, Spec, Tensor
 from ganserve_trainers import encoder, perceptual
+from ganserve_trainers.classes import with_classes
 from ganserve_trainers.directions import export_directions
 from ganserve_trainers.encoder import encoder_of, with_encoder
 from ganserve_trainers.examples import SEED, Example, Examples, make_examples
@@ -74,7 +75,7 @@ def export_bundle(
     check_name("bundle", label.name)
     out = out.resolve()
     _check_target(out, force)
-    spec = with_features(with_encoder(family.spec(config), config), config)
+    spec = with_classes(with_features(with_encoder(family.spec(config), config), config), config)
     modules = _modules(family, spec, config, networks)
     if half:
         for module in modules.values():

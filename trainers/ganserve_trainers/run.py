@@ -33,6 +33,7 @@ from ganserve.plugins import Plugins, installed, resolve
 from ganserve.spec import Family
 from ganserve_trainers import checkpoint
 from ganserve_trainers.checkpoint import Checkpoint, State
+from ganserve_trainers.classes import CONFIG
 from ganserve_trainers.data import DataOptions, Dataset, Description, Encode, load
 from ganserve_trainers.loop import Settings, train
 from ganserve_trainers.seeding import derive
@@ -127,17 +128,22 @@ def start_run(
     threads: int | None = None,
     console: Console | None = None,
     begin: Path | None = None,
+    grow: bool = False,
 ) -> State:
     """Train a new run in ``folder``, which must hold no run yet; ``precision`` and ``threads`` are recorded for a resume.
 
-    ``begin`` is a run whose newest weights the networks begin with (fine-tuning); optimizers, averages and counts are new.
+    ``begin`` is a run whose newest weights the networks begin with (fine-tuning); optimizers, averages and counts are new. With
+    ``grow``, networks may have what that run's have not, as those of a higher resolution do: that is drawn.
     Raises :class:`TrainingError`.
     """
     if (folder / RECORD).exists():
         raise TrainingError(f"{folder} already holds a run: pass --resume to go on with it, or another --out")
     sentences = _sentences(config, open_encoder(Path(source.text_encoder)) if source.text_encoder else None)
     data = load(source.where, data_options(config, source, sentences), source.licence, source.attribution)
-    origin, first = (None, None) if begin is None else _origin(begin, family)
+    networks, origin = _networks(fabric, family, config, settings), None
+    if begin is not None:
+        origin, first = _origin(begin, family)
+        checkpoint.begin_from(networks, first, grow)
     fabric.barrier()  # every process has looked before the first one writes
     record = RunRecord(
         family=family.name,
@@ -162,7 +168,7 @@ def start_run(
                 sentences.encoder.copy(folder / TEXT)
                 sentences.keep(folder / TEXT / VECTORS)
         _write(record, folder)
-    return _train(fabric, family, record, data, folder, settings, console, first=first)
+    return _train(fabric, family, record, networks, data, folder, settings, console)
 
 
 def resume_run(
@@ -194,7 +200,8 @@ def resume_run(
             f"{record.data.images} then, or other names or labels; restore it, or start a new run"
         )
     resumed = checkpoint.latest(folder / CHECKPOINTS)
-    return _train(fabric, family, record, data, folder, settings, console, resumed=resumed)
+    networks = _networks(fabric, family, record.config, settings)
+    return _train(fabric, family, record, networks, data, folder, settings, console, resumed)
 
 
 def load_run(folder: Path, plugins: Plugins | None = None, kimg: float | None = None) -> Run:
@@ -225,7 +232,8 @@ def load_run(folder: Path, plugins: Plugins | None = None, kimg: float | None = 
         **({"text_encoder": msgspec.to_builtins(record.text)} if record.text else {}),
         **({"begun_from": msgspec.to_builtins(record.begun_from)} if record.begun_from else {}),
     }
-    return Run(family, record.preset, record.config, networks, files, provenance)
+    config = {**record.config, CONFIG: record.data.classes} if record.data.classes else record.config
+    return Run(family, record.preset, config, networks, files, provenance)
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -332,25 +340,28 @@ def _choice(config: Mapping[str, Any], key: str, choices: Sequence[str]) -> str:
     return str(value)
 
 
-def _train(
-    fabric: Fabric,
-    family: Family,
-    record: RunRecord,
-    data: Dataset,
-    folder: Path,
-    settings: Settings,
-    console: Console | None,
-    first: Checkpoint | None = None,
-    resumed: Checkpoint | None = None,
-) -> State:
-    torch.manual_seed(derive(record.seed, "init"))
-    networks: dict[str, nn.Module] = dict(resolve(family.build)(record.config))
+def _networks(fabric: Fabric, family: Family, config: Mapping[str, Any], settings: Settings) -> dict[str, nn.Module]:
+    """The networks of ``config`` as they are drawn, where and as ``settings`` want them."""
+    torch.manual_seed(derive(settings.seed, "init"))
+    networks: dict[str, nn.Module] = dict(resolve(family.build)(config))
     for network in networks.values():
         network.to(fabric.device)
         if settings.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if first is not None:
-        checkpoint.begin_from(networks, first)
+    return networks
+
+
+def _train(
+    fabric: Fabric,
+    family: Family,
+    record: RunRecord,
+    networks: dict[str, nn.Module],
+    data: Dataset,
+    folder: Path,
+    settings: Settings,
+    console: Console | None,
+    resumed: Checkpoint | None = None,
+) -> State:
     recipe = resolve(family.train)(record.config, networks)
     state = State(seed=record.seed, family=record.family, preset=record.preset, config=record.config)
     try:

@@ -3,6 +3,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from ganserve.errors import DataError
 from ganserve_trainers.data import DataOptions, Decoded, Lazy, load, open_images
+from ganserve_trainers.data.labels import Classes
 from ganserve_trainers.data.pixels import fit
 
 GREY = DataOptions(size=(8, 8), channels=1)
@@ -28,8 +30,8 @@ def save_images(folder: Path, count: int = 3, size: tuple[int, int] = (8, 8)) ->
     return folder
 
 
-def label(folder: Path, labels: object) -> Path:
-    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+def label(folder: Path, labels: object, **more: object) -> Path:
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, **more}))
     return folder
 
 
@@ -86,6 +88,32 @@ def test_wrong_labels_are_refused_with_the_name_of_the_file(tmp_path: Path, labe
     label(save_images(tmp_path), labels)
     with pytest.raises(DataError, match=message):
         load(str(tmp_path), DataOptions(size=(8, 8), channels=3, classes=3))
+
+
+def test_classes_have_names_and_counts(tmp_path: Path) -> None:
+    labels = [["a/0.png", 2], ["a/1.png", 0], ["a/2.png", 2]]
+    names = ["cat", "dog", "heart"]
+    known = replace(RGB, classes=3)
+    assert decoded(label(save_images(tmp_path), labels), known).description.classes == Classes(counts=(1, 0, 2))
+    label(tmp_path, labels, names=names)
+    assert decoded(tmp_path, known).description.classes == Classes(names=tuple(names), counts=(1, 0, 2))
+    assert decoded(tmp_path).description.classes is None  # the preset has none
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat", "dog", "cat"], r"two classes one name in \"names\": 'cat'"),
+        (["cat", "dog"], r'gives a/2\.png the label 2, but "names" has 2'),
+        (["cat", "dog", "heart", "star"], r"names 4 classes, the preset has 3: train with --set classes=4"),
+        ([1, 2, 3], r'no proper "names" \(Expected `str`'),
+        ("cat", r'no proper "names"'),
+    ],
+)
+def test_wrong_names_of_classes_are_refused(tmp_path: Path, names: object, message: str) -> None:
+    label(save_images(tmp_path), [["a/0.png", 0], ["a/1.png", 1], ["a/2.png", 2]], names=names)
+    with pytest.raises(DataError, match=message):
+        load(str(tmp_path), replace(RGB, classes=3))
 
 
 def test_a_preset_with_classes_needs_labels(tmp_path: Path) -> None:

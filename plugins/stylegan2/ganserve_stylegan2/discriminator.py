@@ -1,6 +1,7 @@
 """The discriminator of StyleGAN2: residual, with a low-pass filter wherever it halves (Karras et al., 2020, sections 4.1 and B)."""
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -43,26 +44,39 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, widths: Sequence[tuple[int, int]], channels: int, group: int, residual: bool = True, classes: int = 0
+        self,
+        widths: Sequence[tuple[int, int]],
+        channels: int,
+        group: int,
+        residual: bool = True,
+        classes: int = 0,
+        alike: bool = False,
     ) -> None:
-        """``widths`` are (side, feature maps) from the highest resolution down; ``group`` is that of the minibatch's deviation."""
+        """``widths`` are (side, feature maps) from the highest resolution down; ``group`` is that of the minibatch's deviation.
+
+        ``alike`` puts images of one label into one group, as far as that goes.
+        """
         super().__init__()
         (_, first), (side, last) = widths[0], widths[-1]
         self.picture = EqualizedConv2d(channels, first, 1, scale=GAIN)
+        # Named by their resolution, so that those of a lower one are found again in a larger network.
         self.blocks = nn.Sequential(
-            *(Block(inputs, outputs, residual) for (_, inputs), (_, outputs) in itertools.pairwise(widths))
+            OrderedDict(
+                (str(above), Block(inputs, outputs, residual))
+                for (above, inputs), (_, outputs) in itertools.pairwise(widths)
+            )
         )
         self.deviation = MinibatchDeviation(group)
         self.convolution = EqualizedConv2d(last + 1, last, 3, padding=1, scale=GAIN)
         self.dense = EqualizedLinear(last * side**2, last, scale=GAIN)
         self.logit = EqualizedLinear(last, last if classes else 1)
         self.embedding = EqualizedLinear(classes, last) if classes else None
-        self.classes = classes
+        self.classes, self.alike = classes, alike
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """How real each image looks."""
         features = F.leaky_relu(self.picture(images), SLOPE)
-        features = self.deviation(self.blocks(features))
+        features = self.deviation(self.blocks(features), labels if self.alike else None)
         with torch.autocast(images.device.type, enabled=False):
             features = F.leaky_relu(self.convolution(features.float()), SLOPE)
             logits: Tensor = self.logit(F.leaky_relu(self.dense(features.flatten(1)), SLOPE))

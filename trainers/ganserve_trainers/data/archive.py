@@ -11,7 +11,7 @@ from PIL import Image
 
 from ganserve.errors import DataError
 from ganserve_trainers.data.folder import SUFFIXES, is_image
-from ganserve_trainers.data.labels import FILE, read_labels
+from ganserve_trainers.data.labels import FILE, Labels, read_labels
 
 MOST_BYTES = 256 * 2**20
 """The largest member that is unpacked; a larger one is taken for a bomb."""
@@ -24,6 +24,7 @@ class ZipImages:
     path: Path
     names: Sequence[str]
     labels: Sequence[int] | None
+    classes: tuple[str, ...] = ()
     kind: str = "zip"
     black_border: bool = False
     _open: dict[int, zipfile.ZipFile] = field(default_factory=dict, repr=False, compare=False)
@@ -52,9 +53,9 @@ def open_zip(path: Path) -> ZipImages:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
             names = sorted(name for name in members if is_image(name))
-            labels = read_labels(archive.read(FILE), names) if FILE in members else None
+            labels = read_labels(archive.read(FILE), names) if FILE in members else Labels()
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise DataError(f"{path} cannot be read as a zip file: {error}; copy it again") from error
     if not names:
         raise DataError(f"{path} holds no images: looked for members ending in {', '.join(sorted(SUFFIXES))}")
-    return ZipImages(path, names, labels)
+    return ZipImages(path, names, labels.indices, labels.classes)

@@ -27,6 +27,10 @@ class Collection(Protocol):
         """A class index for each image, or None if the data has none."""
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes in order of index, none where the data does not say."""
+
+    @property
     def black_border(self) -> bool:
         """Whether the images lie on black, so that a slightly larger size may be had by padding with zeros."""
 
@@ -42,6 +46,7 @@ class ArrayImages:
     stem: str
     pixels: np.ndarray
     labels: Sequence[int] | None
+    classes: tuple[str, ...] = ()
     black_border: bool = False
 
     @property
@@ -61,6 +66,7 @@ class Subset:
     whole: Collection
     indices: Sequence[int]
     labels: None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -90,6 +96,7 @@ class Half:
     whole: Collection
     right: bool
     labels: None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -126,6 +133,7 @@ class Rows:
 
     images: Mapping[str, Collection]
     labels: Sequence[int] | None = None
+    classes: tuple[str, ...] = ()
     captions: Sequence[tuple[str, ...]] | None = None
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
 

@@ -23,7 +23,7 @@ from ganserve.errors import DataError
 from ganserve_trainers.data.captions import open_captions
 from ganserve_trainers.data.collection import Rows
 from ganserve_trainers.data.domains import Direction, Found, Split, open_domains, open_pairs
-from ganserve_trainers.data.labels import check_range
+from ganserve_trainers.data.labels import Classes, check_names, check_range
 from ganserve_trainers.data.layouts import open_images
 from ganserve_trainers.data.pixels import fit
 
@@ -47,7 +47,7 @@ SAME_SHAPE = 0.01
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """What a run's record says about its data.
 
-    ``name`` is the path's last part. ``images`` counts images, pairs, or the images of both domains together; ``skipped``
+    ``name`` is the path's last part, ``classes`` what its labels say, where the preset has classes. ``images`` counts images, pairs, or the images of both domains together; ``skipped``
     names what was left out. ``fingerprint`` covers names and labels.
     """
 
@@ -56,6 +56,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     skipped: tuple[str, ...] = ()
     labelled: bool = False
+    classes: Classes | None = None
     fingerprint: str = ""
     licence: str = ""
     attribution: str = ""
@@ -255,6 +256,7 @@ def load(where: str, options: DataOptions, licence: str = "", attribution: str =
         images=sum(len(rows) for rows in found.rows),
         skipped=found.unmatched,
         labelled=found.rows[0].labels is not None,
+        classes=_classes(found.rows[0], options.classes),
         fingerprint=_fingerprint(found.rows),
         licence=licence,
         attribution=attribution,
@@ -292,7 +294,8 @@ def _find(where: str, options: DataOptions, split: Split) -> Found:
         )
     if options.classes and labels is not None:
         check_range(labels, names, options.classes)
-    return Found((Rows({IMAGE: collection}, labels),), collection.kind)
+        check_names(where, collection.classes, options.classes)
+    return Found((Rows({IMAGE: collection}, labels, collection.classes),), collection.kind)
 
 
 def _find_captions(where: str, options: DataOptions) -> Found:
@@ -359,6 +362,13 @@ def _decode_all(description: Description, rows: Rows, options: DataOptions) -> D
 
 def _shown(items: Sequence[str], between: str = ", ") -> str:
     return between.join(items[:NAMES_SHOWN]) + (" …" if len(items) > NAMES_SHOWN else "")
+
+
+def _classes(rows: Rows, classes: int) -> Classes | None:
+    if not classes or rows.labels is None:
+        return None
+    counts = np.bincount(rows.labels, minlength=classes)
+    return Classes(names=rows.classes, counts=tuple(counts.tolist()))
 
 
 def _fingerprint(found: Sequence[Rows]) -> str:

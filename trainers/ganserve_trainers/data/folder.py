@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from ganserve.errors import DataError
-from ganserve_trainers.data.labels import FILE, read_labels
+from ganserve_trainers.data.labels import FILE, Labels, read_labels
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 """File names that count as images; everything else in a folder or zip is passed over."""
@@ -26,6 +26,7 @@ class FolderImages:
     root: Path
     names: Sequence[str]
     labels: Sequence[int] | None
+    classes: tuple[str, ...] = ()
     kind: str = "folder"
     black_border: bool = False
 
@@ -44,5 +45,6 @@ def open_folder(root: Path) -> FolderImages:
         raise DataError(
             f"{root} holds no images: looked for files ending in {', '.join(sorted(SUFFIXES))} at any depth"
         )
-    labels = root / FILE
-    return FolderImages(root, names, read_labels(labels.read_bytes(), names) if labels.is_file() else None)
+    file = root / FILE
+    labels = read_labels(file.read_bytes(), names) if file.is_file() else Labels()
+    return FolderImages(root, names, labels.indices, labels.classes)

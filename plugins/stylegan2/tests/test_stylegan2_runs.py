@@ -1,0 +1,85 @@
+"""Runs of StyleGAN2 as a user makes them: with named classes, and grown from a lower resolution."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from ganserve import bundle
+from ganserve.spec import Input
+from ganserve_trainers import checkpoint
+from ganserve_trainers.command import train
+from ganserve_trainers.export_command import export
+
+NAMES = ["heart", "flag"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve grey pictures of 16x16, a third of them of class 0."""
+    folder = tmp_path_factory.mktemp("images")
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16), np.uint8)
+    for index, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{index:02}.png")
+    labels = [[f"{index:02}.png", int(index >= 4)] for index in range(12)]
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels, "names": NAMES}))
+    return folder
+
+
+def start(out: Path, images: Path, *more: str | Path, kimg: float = 0.008) -> Result:
+    fast = ("--kimg", kimg, "--grid", 4, "--threads", 1, "--device", "cpu", "--set", "classes=2")
+    arguments = ("stylegan2", "--preset", "tiny", "--data", images, "--out", out, *fast, *more)
+    return CliRunner().invoke(train, [str(argument) for argument in arguments])
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    saved = checkpoint.latest(run / "checkpoints")
+    assert saved is not None
+    return {f"{name}.{key}": tensor for name, network in saved.networks.items() for key, tensor in network.items()}
+
+
+def test_classes_go_into_the_bundle_with_their_names_and_counts(images: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "bundle"
+    assert start(run, images).exit_code == 0
+    done = CliRunner().invoke(export, [str(run), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    sources: list[Input] = [
+        source for task in bundle.read(out).manifest.tasks for source in task.inputs if source.codec == "label"
+    ]
+    assert len(sources) == 2  # the tasks sample and invert
+    for source in sources:
+        assert dict(source.options) == {"classes": 2, "names": NAMES, "counts": [4, 8]}
+
+
+def test_a_run_grows_from_one_of_a_lower_resolution(images: Path, tmp_path: Path) -> None:
+    """What both have is the smaller one's, moved by next to nothing; the rest is drawn."""
+    small, large, drawn = tmp_path / "small", tmp_path / "large", tmp_path / "drawn"
+    larger = ("--set", "image=[16,16,1]", "--set", "base=64", "--set", "g_lr=1e-9", "--set", "d_lr=1e-9", "--seed", "2")
+    # base says how many feature maps a resolution has: as many in both.
+    assert start(small, images, "--set", "base=64", "--seed", "1").exit_code == 0
+    refused = start(large, images, *larger, "--begin-from", small)
+    assert refused.exit_code == 1
+    assert "does not fit network 'synthesis'" in refused.output
+    for done in (start(large, images, *larger, "--begin-from", small, "--grow"), start(drawn, images, *larger)):
+        assert done.exit_code == 0, done.output
+    before, after, fresh = weights(small), weights(large), weights(drawn)
+    same = [key for key, tensor in after.items() if key in before and before[key].shape == tensor.shape]
+    for key in same:
+        if not key.startswith(("ada", "mapping.w_avg", "synthesis.path_length")):  # these follow what is seen
+            torch.testing.assert_close(after[key], before[key], rtol=0, atol=1e-6)
+    new = set(after) - set(same)
+    for key in new:
+        torch.testing.assert_close(after[key], fresh[key], rtol=0, atol=1e-6)
+    parts = ("synthesis.blocks.2.", "discriminator.blocks.16.", "discriminator.picture.")
+    assert all(key.startswith(parts) for key in new)
+    assert all(any(key.startswith(part) for key in new) for part in parts[:2])
+
+
+def test_growing_needs_something_to_grow_from(images: Path, tmp_path: Path) -> None:
+    done = start(tmp_path / "run", images, "--grow")
+    assert done.exit_code == 2
+    assert "give --begin-from too" in done.output
