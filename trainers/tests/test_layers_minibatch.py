@@ -41,3 +41,20 @@ def test_more_variety_is_a_larger_number() -> None:
 def test_half_precision_goes_in_and_comes_out() -> None:
     features = torch.randn(4, 2, 4, 4).bfloat16()
     assert MinibatchDeviation(4)(features).dtype == torch.bfloat16
+
+
+def test_with_labels_those_of_one_class_are_compared() -> None:
+    """Class 0 has four images that are all the same, among others that differ: only its own rows say so."""
+    torch.manual_seed(0)
+    labels = torch.tensor([1, 0, 2, 0, 1, 0, 2, 0, 1, 2, 1, 2])
+    features = torch.randn(12, 8, 2, 2)
+    features[labels == 0] = features[1].clone()
+    layer = MinibatchDeviation(4)
+    deviation = layer(features, labels)[:, 8, 0, 0]
+    assert (deviation[labels == 0] < 1e-3).all()
+    for label in (1, 2):
+        own = features[labels == label]
+        expected = own.var(0, correction=0).sqrt().mean()
+        torch.testing.assert_close(deviation[labels == label], expected.expand(4), rtol=1e-4, atol=1e-5)
+    assert (layer(features)[:, 8, 0, 0] > 0.1).all()
+    assert torch.equal(layer(features, labels)[:, :8], features)

@@ -23,7 +23,9 @@ def build(config: Mapping[str, Any]) -> dict[str, nn.Module]:
     networks: dict[str, nn.Module] = {
         "mapping": MappingNetwork(config["z"], config["w"], config["mapping"], classes),
         "synthesis": Synthesis(widths, colours, config["w"], config["noise"], config["rgb"]),
-        "discriminator": Discriminator(widths[::-1], colours, config["group"], config["residual"], classes),
+        "discriminator": Discriminator(
+            widths[::-1], colours, config["group"], config["residual"], classes, config["alike"]
+        ),
     }
     if config["augment"]:
         networks["ada"] = AdaptiveAugmentation(config["augment"], kimg=config["p_kimg"])

@@ -393,6 +393,18 @@ def test_the_projection_on_the_label() -> None:
     assert logits.unique().numel() == 3
 
 
+@pytest.mark.parametrize("alike", [False, True])
+def test_images_of_one_label_are_compared_where_they_should_be(alike: bool) -> None:
+    """Two images of one label that are the same change each other's logits only if they are a group."""
+    discriminator = Discriminator([(4, 8)], 1, group=2, classes=2, alike=alike)
+    images, labels = torch.randn(4, 1, 4, 4), torch.tensor([0, 0, 1, 1])
+    images[1] = images[0]
+    met: list[Tensor] = []
+    discriminator.deviation.register_forward_hook(lambda _, __, made: met.append(made[:, -1, 0, 0]))
+    discriminator(images, labels)
+    assert (met[0][:2] < 1e-3).all() == alike
+
+
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
