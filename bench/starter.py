@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import numpy as np
 from page import training, write_text
-from sampling import sampled
+from sampling import of_classes, sampled
 
 from ganserve import bundle
 from ganserve.bundle import Bundle
@@ -27,7 +27,7 @@ from ganserve_trainers.metrics.classifier import train_classifier
 from ganserve_trainers.metrics.diversity import diversity_ratio
 from ganserve_trainers.metrics.inception import FEATURE_NAME, PACKAGE, VERSION, FeatureExtractor
 from ganserve_trainers.metrics.neighbours import nearest
-from ganserve_trainers.metrics.pictures import beside_neighbours, grid, save_png
+from ganserve_trainers.metrics.pictures import beside_neighbours, grid, named_rows, save_png, save_webp
 
 FASHION_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -40,7 +40,13 @@ SMALLEST_SHARE = 0.04
 SMALLEST_ACCURACY = 0.85
 """A classifier below this test accuracy is no judge of samples."""
 
+CLASSES = """Where no class is asked for, one is drawn as often as it comes in the data. Each class by its name, seed {seed}, indices 0 to {last}:
+
+![samples of each class](classes.webp)
+"""
+
 GRID = 64
+OF_CLASS = 8
 PAIRS = 16
 QUERIES = 500
 """Images whose nearest training image is searched for the median distance."""
@@ -192,6 +198,9 @@ def write_report(
     closest = nearest(samples[:PAIRS], real).index
     save_png(folder / "neighbours.png", beside_neighbours(samples[:PAIRS], real[closest]), scale)
     height, width, channels = samples.shape[1:]
+    classes = of_classes(folder, seed, OF_CLASS)
+    if classes:
+        save_webp(folder / "classes.webp", named_rows(classes))
     text = f"""# {manifest.name}
 
 {height}×{width} {"grey" if channels == 1 else "RGB"} images by `{manifest.family}`, preset `{manifest.preset}`, version {manifest.version}.
@@ -199,7 +208,7 @@ def write_report(
 ![64 samples](samples.png)
 
 Seed {seed}, indices 0 to {GRID - 1}, none left out.
-
+{CLASSES.format(seed=seed, last=OF_CLASS - 1) if classes else ""}
 ## Data
 
 {report.data}

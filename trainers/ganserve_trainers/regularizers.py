@@ -1,4 +1,4 @@
-"""What keeps a discriminator or critic smooth (gradient penalty, R1, weight clipping), and a generator (path length)."""
+"""What keeps a discriminator or critic smooth (gradient penalty, R1, weight clipping), and a generator (path length, diversity)."""
 
 from collections.abc import Callable, Iterable
 
@@ -56,6 +56,18 @@ def path_length_penalty(lengths: Tensor, average: Tensor, decay: float = 0.01) -
     with torch.no_grad():
         average.lerp_(mean_over_processes(lengths.detach().mean()), decay)
     return (lengths - average.clone()).square().mean()
+
+
+def diversity(one: Tensor, two: Tensor, z_one: Tensor, z_two: Tensor, enough: float = 0.2) -> Tensor:
+    """Yang et al., 2019 ("Diversity-Sensitive Conditional Generative Adversarial Networks"), eq. 2: E[min(|G(c, z1) - G(c, z2)| / |z1 - z2|, tau)].
+
+    A generator adds it, with a negative weight, where its images of a class c come out all the same. ``one`` and ``two`` are images
+    of the latents ``z_one`` and ``z_two``, row by row of one class; distances are means of absolute differences, and ``enough`` is
+    tau, from which on images count as different.
+    """
+    images = (one - two).abs().flatten(1).mean(1)
+    latents = (z_one - z_two).abs().flatten(1).mean(1)
+    return (images / latents.clamp_min(TINY)).clamp_max(enough).mean()
 
 
 def clip_weights(parameters: Iterable[nn.Parameter], bound: float) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ganserve_trainers.recipe import Source
-from ganserve_trainers.regularizers import clip_weights, gradient_penalty, r1
+from ganserve_trainers.regularizers import clip_weights, diversity, gradient_penalty, r1
 
 
 def source(rows: int, rank: int = 0, world: int = 1) -> Source:
@@ -87,3 +87,25 @@ def test_clipping_bounds_every_weight_and_touches_no_other() -> None:
     torch.testing.assert_close(layer.weight.detach(), torch.tensor([[-0.01, 0.005, 0.01]]))
     assert layer.bias.item() == pytest.approx(0.01)
     assert layer.weight.requires_grad
+
+
+def test_diversity_is_how_far_images_lie_apart_for_their_latents_but_no_more_than_enough() -> None:
+    """Rows whose images differ by 0.1 and 0.8 and whose latents by 2 and 1: 0.05, and 0.8 cut to 0.2."""
+    one, z_one = torch.zeros(2, 3, 4, 4), torch.zeros(2, 8)
+    two = one + torch.tensor([0.1, 0.8]).view(2, 1, 1, 1)
+    two.requires_grad_()
+    found = diversity(one, two, z_one, z_one + torch.tensor([[2.0], [-1.0]]))
+    assert found.item() == pytest.approx((0.05 + 0.2) / 2)
+    found.backward()
+    assert two.grad is not None
+    torch.testing.assert_close(two.grad[0], torch.full((3, 4, 4), 1 / 48 / 2 / 2))
+    assert not two.grad[1].any()  # those are different enough
+    assert diversity(one, one, z_one, z_one).item() == 0
+
+
+def test_diversity_pulls_images_apart_that_are_nearly_the_same() -> None:
+    """Its slope does not vanish where a class has collapsed: that of a difference of 1e-6 is that of one of 0.1."""
+    apart = torch.full((1, 1), 1e-6, requires_grad=True)
+    diversity(torch.zeros(1, 1), apart, torch.zeros(1, 1), torch.ones(1, 1)).backward()
+    assert apart.grad is not None
+    assert apart.grad.item() == pytest.approx(1.0)

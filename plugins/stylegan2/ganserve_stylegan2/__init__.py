@@ -25,15 +25,15 @@ EVERYTHING = ("blit", "geometry", "color")
 """ADA's classes of augmentations that help at any size of data (Karras et al., 2020, figure 4)."""
 
 COLUMNS = (
-                     "networks", "group", "alike", "noise", "rgb", "r1",   "path", "mixing", "g_lr",  "d_lr",  "ema", "augment",  "p_kimg", "batch", "kimg",
+                     "networks", "group", "alike", "noise", "rgb", "r1",   "path", "mixing", "diversity", "g_lr",  "d_lr",  "ema", "augment",  "p_kimg", "batch", "kimg",
 )
 ROWS: Mapping[str, tuple[Any, ...]] = {
-    "paper-1024":  ("f-1024",    4,    False,  1.0,     1.0,   10.0,   2.0,    0.9,      2e-3,    2e-3,    10.0,  (),         500.0,    32,      25000.0),
-    "paper-256":   ("f-256",     4,    False,  1.0,     1.0,  100.0,   2.0,    0.9,      2e-3,    2e-3,    10.0,  (),         500.0,    32,      48000.0),
-    "ada-256":     ("half-256",  8,    False,  1.0,     1.0,    1.0,   2.0,    0.9,      2.5e-3,  2.5e-3,  20.0,  EVERYTHING, 500.0,    64,      25000.0),
-    "ada-cifar10": ("cifar10",   32,   False,  1.0,     1.0,    0.01,  0.0,    0.0,      2.5e-3,  2.5e-3,  500.0, EVERYTHING, 500.0,    64,     100000.0),
-    "emoji-64":    ("emoji",     4,    True,   0.0,     0.1,    0.1,   0.0,    0.0,      2e-3,    2e-3,    20.0,  (),         500.0,    32,       1000.0),
-    "tiny":        ("tiny",      4,    False,  1.0,     1.0,    1.0,   2.0,    0.9,      5e-3,    5e-3,    1.0,   EVERYTHING, 1.0,      8,          2.0),
+    "paper-1024":  ("f-1024",    4,    False,  1.0,     1.0,   10.0,   2.0,    0.9,      0.0,        2e-3,    2e-3,    10.0,  (),         500.0,    32,      25000.0),
+    "paper-256":   ("f-256",     4,    False,  1.0,     1.0,  100.0,   2.0,    0.9,      0.0,        2e-3,    2e-3,    10.0,  (),         500.0,    32,      48000.0),
+    "ada-256":     ("half-256",  8,    False,  1.0,     1.0,    1.0,   2.0,    0.9,      0.0,        2.5e-3,  2.5e-3,  20.0,  EVERYTHING, 500.0,    64,      25000.0),
+    "ada-cifar10": ("cifar10",   32,   False,  1.0,     1.0,    0.01,  0.0,    0.0,      0.0,        2.5e-3,  2.5e-3,  500.0, EVERYTHING, 500.0,    64,     100000.0),
+    "emoji-64":    ("emoji",     4,    True,   0.0,     0.1,    0.1,   0.0,    0.0,      0.0,        2e-3,    2e-3,    20.0,  (),         500.0,    32,       1000.0),
+    "tiny":        ("tiny",      4,    False,  1.0,     1.0,    1.0,   2.0,    0.9,      0.0,        5e-3,    5e-3,    1.0,   EVERYTHING, 1.0,      8,          2.0),
 }
 # fmt: on
 

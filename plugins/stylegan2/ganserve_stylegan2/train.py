@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ganserve_stylegan2 import layers, pixels
-from ganserve_stylegan2.mapping import MappingNetwork, mixed
+from ganserve_stylegan2.mapping import MappingNetwork, mixed, normalized
 from ganserve_stylegan2.synthesis import Synthesis
 from ganserve_trainers.ada import AdaptiveAugmentation
 from ganserve_trainers.losses import LOSSES
 from ganserve_trainers.recipe import Batch, Logs, Phase, Recipe
-from ganserve_trainers.regularizers import path_length_penalty, path_lengths, r1
+from ganserve_trainers.regularizers import diversity, path_length_penalty, path_lengths, r1
 
 R1_EVERY = 16
 """R1 is added in every 16th step only, 16 times as strong (lazy regularization: Karras et al., 2020, section 3.1)."""
@@ -22,6 +22,9 @@ PATH_EVERY = 8
 
 PATH_SHRINK = 2
 """Path length regularization looks at one in so many rows of a batch: it differentiates twice, and lengths vary little."""
+
+Labels = tuple[Tensor, ...]
+"""A class for each row, int64 ``[n]``; empty where the preset has no classes."""
 
 BETAS = (0.0, 0.99)
 """Adam's (Karras et al., 2020, appendix B)."""
@@ -33,17 +36,18 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
     discriminator, ada = networks["discriminator"], cast(AdaptiveAugmentation | None, networks.get("ada"))
     loss, rows = LOSSES["non_saturating"], layers(config)
 
-    def labels(batch: Batch, count: int) -> tuple[Tensor, ...]:
+    def labels(batch: Batch, count: int) -> Labels:
         """The first ``count`` labels, as a last argument; none where the preset has no classes."""
         return () if batch.labels is None or not config["classes"] else (batch.labels[:count],)
 
-    def styles(batch: Batch, count: int) -> Tensor:
-        """w ``[count, layers, w]`` of fresh latents; the share ``mixing`` of them change to another one at a random layer."""
-        w: Tensor = mapping(batch.source.normal(config["z"])[:count], *labels(batch, count))
+    def styles(batch: Batch, z: Tensor, given: Labels) -> Tensor:
+        """w ``[n, layers, w]`` of ``z`` ``[n, z]``; the share ``mixing`` of them change to that of a fresh latent at a random layer."""
+        w: Tensor = mapping(z, *given)
         mapping.follow(w)
         if not config["mixing"]:
             return w[:, None].expand(-1, rows, -1)
-        other = mapping(batch.source.normal(config["z"])[:count], *labels(batch, count))
+        count = len(z)
+        other = mapping(batch.source.normal(config["z"])[:count], *given)
         # Karras et al., 2019, section 3.1: the crossover point is random too.
         mixes = batch.source.uniform() < config["mixing"]
         crossover = 1 + (batch.source.uniform() * (rows - 1)).long()
@@ -53,26 +57,38 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
         images: Tensor = synthesis(w, batch.source.normal(pixels(config))[: len(w)])
         return images
 
-    def judge(batch: Batch, images: Tensor) -> Tensor:
+    def judge(batch: Batch, images: Tensor, given: Labels) -> Tensor:
         seen = images if ada is None else ada(images, batch.source)
-        logits: Tensor = discriminator(seen, *labels(batch, len(images)))
+        logits: Tensor = discriminator(seen, *given)
         return logits
 
     def generator_loss(batch: Batch) -> tuple[Tensor, Logs]:
-        return loss.generator(judge(batch, generate(batch, styles(batch, batch.rows)))), {}
+        z, given = batch.source.normal(config["z"]), labels(batch, batch.rows)
+        if not config["diversity"]:
+            return loss.generator(judge(batch, generate(batch, styles(batch, z, given)), given)), {}
+        # Two images of each label of half the batch.
+        half = batch.rows // 2
+        given = tuple(torch.cat([label[:half], label[:half]]) for label in given)
+        images = generate(batch, styles(batch, z[: 2 * half], given))
+        ratio = diversity(images[:half], images[half:], normalized(z[:half]), normalized(z[half : 2 * half]))
+        adversarial = loss.generator(judge(batch, images, given))
+        logs = {"adversarial": adversarial.detach(), "diversity": ratio.detach()}
+        return adversarial - config["diversity"] * ratio, logs
 
     def path_loss(batch: Batch) -> tuple[Tensor, Logs]:
-        w = styles(batch, max(1, batch.rows // PATH_SHRINK))
+        count = max(1, batch.rows // PATH_SHRINK)
+        w = styles(batch, batch.source.normal(config["z"])[:count], labels(batch, count))
         lengths = path_lengths(generate(batch, w), w, batch.source)
         penalty = path_length_penalty(lengths, synthesis.path_length)
         logs = {"penalty": penalty.detach(), "length": lengths.detach().mean()}
         return penalty * config["path"] * PATH_EVERY, logs
 
     def discriminator_loss(batch: Batch) -> tuple[Tensor, Logs]:
+        given = labels(batch, batch.rows)
         with torch.no_grad():
-            generated = generate(batch, styles(batch, batch.rows))
+            generated = generate(batch, styles(batch, batch.source.normal(config["z"]), given))
         # Apart: the minibatch's deviation must not compare real images with generated ones.
-        real, fake = judge(batch, batch.images), judge(batch, generated)
+        real, fake = judge(batch, batch.images, given), judge(batch, generated, given)
         logs = {"real": real.detach().mean(), "fake": fake.detach().mean()}
         if ada is not None:
             ada.adapt(real)
@@ -80,7 +96,8 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
         return loss.discriminator(real, fake), logs
 
     def r1_loss(batch: Batch) -> tuple[Tensor, Logs]:
-        penalty = r1(lambda images: judge(batch, images), batch.images, config["r1"])
+        given = labels(batch, batch.rows)
+        penalty = r1(lambda images: judge(batch, images, given), batch.images, config["r1"])
         return penalty * R1_EVERY, {"penalty": penalty.detach()}
 
     g_optimizer = optimizer((mapping, synthesis), config["g_lr"], PATH_EVERY if config["path"] else 0)

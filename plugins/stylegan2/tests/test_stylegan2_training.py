@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganserve_stylegan2 import PRESETS, layers, pixels
+from ganserve_stylegan2.mapping import normalized
 from ganserve_stylegan2.network import build
 from ganserve_stylegan2.train import PATH_EVERY, R1_EVERY, train
 from ganserve_trainers.ema import Averages
 from ganserve_trainers.recipe import Batch, Phase, Recipe, Source
+from ganserve_trainers.regularizers import diversity
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +126,26 @@ def test_the_losses_by_hand() -> None:
     assert not others.requires_grad
     assert loss.item() == pytest.approx((F.softplus(-real).mean() + F.softplus(fake).mean()).item())
     assert logs["real"].item() == pytest.approx(real.mean().item())
+
+
+def test_diversity_compares_two_images_of_each_label() -> None:
+    """Of half the labels, each twice: the loss is the adversarial one less the weighted diversity of the pairs."""
+    config = tiny(augment=(), classes=10, diversity=3.0, rgb=0.1)  # so quiet that images are not different enough
+    networks = build(config)
+    seen: list[Tensor] = []
+    latents: list[Tensor] = []
+    networks["discriminator"].register_forward_hook(lambda _, inputs, logits: seen.extend((*inputs, logits)))
+    networks["mapping"].register_forward_hook(lambda _, inputs, __: latents.extend(inputs))
+    made = batch()
+    loss, logs = phase(train({**config, "mixing": 0.0}, networks), "generator").loss(made)
+    images, labels, logits = seen
+    z, same = latents
+    assert torch.equal(labels, made.labels[:4].repeat(2))
+    assert torch.equal(same, labels)
+    apart = diversity(images[:4], images[4:], normalized(z[:4]), normalized(z[4:]))
+    assert 0 < apart < 0.2
+    assert logs["diversity"].item() == pytest.approx(apart.item())
+    assert loss.item() == pytest.approx(F.softplus(-logits).mean().item() - 3 * apart.item(), rel=1e-5)
 
 
 def test_r1_by_hand() -> None:

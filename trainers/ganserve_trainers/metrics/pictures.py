@@ -1,9 +1,10 @@
-"""Pictures of many images: a grid, and samples above their nearest training images."""
+"""Pictures of many images: a grid, samples above their nearest training images, and a named row for each class."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from ganserve.errors import DataError
 
@@ -41,6 +42,30 @@ def beside_neighbours(samples: np.ndarray, neighbours: np.ndarray, columns: int 
         for row in pair
     ]
     return np.concatenate(strips)
+
+
+def named_rows(rows: Mapping[str, np.ndarray], columns: int = 2, *, gap: int = 2) -> np.ndarray:
+    """Each of ``rows``, uint8 ``[n, H, W, 3]`` for a class, beside its name; the rows in ``columns`` columns, down the first one first."""
+    drawn = []
+    for name, images in rows.items():
+        strip = grid(images, len(images), gap=gap)
+        plate = Image.new("RGB", (NAME_WIDTH, len(strip)), "white")
+        ImageDraw.Draw(plate).text((NAME_WIDTH - 4, len(strip) // 2), name, fill="black", anchor="rm")
+        drawn.append(np.concatenate([np.asarray(plate), strip], axis=1))
+    height = -(-len(drawn) // columns)
+    drawn += [np.full_like(drawn[0], 255)] * (height * columns - len(drawn))
+    return np.concatenate([np.concatenate(drawn[column * height :][:height]) for column in range(columns)], axis=1)
+
+
+NAME_WIDTH = 150
+"""Pixels for the name of a class."""
+
+
+def save_webp(path: Path, image: np.ndarray) -> None:
+    """Write ``image`` uint8 ``[h, w, 3]`` as WebP, nearly as it is in a third of a PNG's size, to a temporary name first."""
+    temporary = path.with_name(f".{path.name}.part")
+    Image.fromarray(image).save(temporary, format="WEBP", quality=90, method=6)
+    temporary.replace(path)
 
 
 def save_png(path: Path, image: np.ndarray, scale: int = 1) -> None:
