@@ -264,7 +264,7 @@ def test_a_deadline_holds(call):
 def test_a_failed_row_is_an_internal_error_with_an_id(call):
     with pytest.raises(errors.InternalError) as caught:
         call("sample", "echo", task="fragile", numbers={"hurt": 1})
-    assert len(caught.value.error_id) == 12
+    assert len(caught.value.error_id) == 16
 
 
 def test_nobody_listening_is_unavailable():

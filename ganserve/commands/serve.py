@@ -23,6 +23,7 @@ from ganserve.commands.options import (
 
 if TYPE_CHECKING:
     from ganserve.codecs import Signer
+    from ganserve.serving.calls import Logged
     from ganserve.serving.gates import Access
     from ganserve.serving.ports import Connections
 
@@ -142,6 +143,13 @@ LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option("--log-prompts", is_flag=True, help="Write prompts to the log; without it they appear nowhere.")
 @click.option(
+    "--log-calls",
+    type=click.Choice(("off", "failed", "all")),
+    default="off",
+    show_default=True,
+    help="Which calls have a line in the log when they end; failed: those that end with another status than OK.",
+)
+@click.option(
     "--grace",
     type=click.FloatRange(min=0),
     default=20.0,
@@ -192,6 +200,7 @@ def command(
     prompt_policies: tuple[str, ...],
     max_prompt_characters: int,
     log_prompts: bool,
+    log_calls: "Logged",
     grace: float,
     log_level: str,
     log_format: str,
@@ -253,6 +262,7 @@ def command(
         prompt_policy=tuple(PolicyChoice.parse(text) for text in prompt_policies),
         max_prompt_characters=max_prompt_characters,
         log_prompts=log_prompts,
+        log_calls=log_calls,
         grace=grace,
     )
     _run(serve(settings, load(plugins_dir)))

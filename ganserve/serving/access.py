@@ -13,6 +13,7 @@ from ganserve.errors import PermissionDenied, Unauthenticated
 from ganserve.serving.methods import METHODS, Kind
 from ganserve.serving.principal import Authority, Principal
 from ganserve.serving.quota import Meter, Quota
+from ganserve.serving.traffic import note_client
 
 Revoked: TypeAlias = Callable[[], bool]
 """Whether what let a call in has been taken back since."""
@@ -99,6 +100,7 @@ class Gate:
 
     async def _enter(self, kind: Kind, context: grpc.aio.ServicerContext) -> Visit:
         principal, revoked = await self._principal(context)
+        note_client(principal.name)
         if kind is Kind.MANAGEMENT and self._authorities and not principal.manages:
             raise PermissionDenied(f"{principal.name!r} may not manage this server: use a token that allows it")
         quota = self._quota if principal.quota is None else principal.quota.over(self._quota)

@@ -9,8 +9,7 @@ from ganserve.serving.access import charge
 from ganserve.serving.call import Ask, Workers
 from ganserve.serving.model import LoadedTask, Model
 from ganserve.serving.repository import Repository
-from ganserve.serving.tracing import note_rows
-from ganserve.serving.traffic import note_target
+from ganserve.serving.traffic import note_rows, note_target
 
 DEFAULT_REPLY_BYTES = 4 << 20
 """The most bytes of a unary reply whose caller named no bound: what gRPC clients accept by default."""
@@ -52,8 +51,8 @@ class Front:
 
     def _admit(self, ask: Ask, context: grpc.aio.ServicerContext) -> None:
         """Say who asks, and until when; :class:`ganserve.errors.QuotaExceeded` where it may not have so many rows."""
-        ask.caller = charge(ask.rows) or context.peer()
         note_rows(ask.rows)
+        ask.caller = charge(ask.rows) or context.peer()
         if (remaining := context.time_remaining()) is not None:
             ask.deadline = self._workers.executor.clock() + remaining
 

@@ -26,8 +26,8 @@ from ganserve.errors import (
     RequestError,
 )
 from ganserve.serving.access import Gate, Guard, until
+from ganserve.serving.calls import REQUEST_ID, Origin
 from ganserve.serving.methods import METHODS, Kind
-from ganserve.serving.tracing import Metadata
 from ganserve.serving.traffic import Traffic, Watch
 
 LONGEST_PUSHBACK = 5.0
@@ -35,8 +35,8 @@ LONGEST_PUSHBACK = 5.0
 
 Parse: TypeAlias = Callable[[bytes], Message]
 
-Start: TypeAlias = Callable[[Metadata], Watch]
-"""Begins to watch a call of one method, with what gives its metadata."""
+Start: TypeAlias = Callable[[Origin], Watch]
+"""Begins to watch a call of one method."""
 
 # A status travels in a trailer, of which clients accept 8 KiB, and takes up to three times its length there.
 _MESSAGE_BYTES, _FIELD_BYTES, _DESCRIPTION_BYTES = 800, 80, 240
@@ -113,7 +113,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self, inner: Callable[..., Awaitable[Message]], parse: Parse, start: Start, guard: Guard | None
     ) -> Callable[..., Awaitable[Message]]:
         async def call(data: bytes, context: grpc.aio.ServicerContext) -> Message:
-            watch, visit = start(context.invocation_metadata), None
+            watch, visit = start(context), None
             try:
                 self._traffic.check_open()
                 if guard is not None:
@@ -125,7 +125,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             finally:
                 if visit is not None:
                     visit.leave()
-            self._traffic.finish(watch, "OK")
+            self._finish(watch, context)
             return reply
 
         return call
@@ -154,7 +154,7 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         guard: Guard | None,
     ) -> None:
         # Writes instead of yielding: gRPC leaves a generator whose caller has gone to the garbage collector.
-        watch, visit = start(context.invocation_metadata), None
+        watch, visit = start(context), None
         try:
             self._traffic.check_open()
             if guard is not None:
@@ -168,18 +168,25 @@ class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         finally:
             if visit is not None:
                 visit.leave()
+        self._finish(watch, context)
+
+    def _finish(self, watch: Watch, context: grpc.aio.ServicerContext) -> None:
         self._traffic.finish(watch, "OK")
+        if watch.told:
+            context.set_trailing_metadata(((REQUEST_ID, watch.request_id()),))
 
     async def _abort(self, watch: Watch, failure: BaseException, context: grpc.aio.ServicerContext) -> None:
         if (error := self._traffic.failed(watch, failure, context.time_remaining())) is None:
             return
         status = rpc_status.to_status(status_of(error))
+        trailers = status.trailing_metadata
+        if watch.told:
+            trailers = (*trailers, (REQUEST_ID, watch.request_id()))
         if isinstance(error, QueueFull | QuotaExceeded):
             # RetryInfo is for people's code; this is what gRPC's own retries obey. A negative one ends them.
             pushback = round(error.retry_after * 1000) if error.retry_after <= LONGEST_PUSHBACK else -1
-            trailers = (*status.trailing_metadata, ("grpc-retry-pushback-ms", str(pushback)))
-            status = status._replace(trailing_metadata=trailers)
-        await context.abort_with_status(status)
+            trailers = (*trailers, ("grpc-retry-pushback-ms", str(pushback)))
+        await context.abort_with_status(status._replace(trailing_metadata=trailers))
 
 
 async def _send(context: grpc.aio.ServicerContext, reply: Message) -> None:

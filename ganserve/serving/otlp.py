@@ -75,7 +75,7 @@ class OtlpTracer:
                 "ganserve.model": target.model,
                 "ganserve.version": target.version,
                 "ganserve.task": target.task,
-                "ganserve.rows": trace.rows,
+                "ganserve.rows": target.rows,
             }
         )
         if trace.left_out:

@@ -30,6 +30,7 @@ from ganserve.plugins import Plugins
 from ganserve.serving.access import Gate
 from ganserve.serving.batcher import Batcher
 from ganserve.serving.call import Workers
+from ganserve.serving.calls import Logged
 from ganserve.serving.crowd import Crowd
 from ganserve.serving.executor import Executor
 from ganserve.serving.gates import MANAGEMENT_HOST, Access, gates
@@ -124,6 +125,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The longest prompt, whatever a model takes."""
     log_prompts: bool = False
     """Whether prompts are written to the log; nothing else tells them."""
+    log_calls: Logged = "off"
+    """Which calls have a line in the log when they end."""
     grace: float = 20.0
     """Seconds that running calls get to finish after SIGTERM."""
 
@@ -243,7 +246,7 @@ async def running(settings: ServerSettings, plugins: Plugins) -> AsyncIterator[S
     if settings.triton_metrics:
         metrics.registry.register(TritonMetrics(metrics.statistics, batcher.pending))
     tracer = None if settings.otlp is None else OtlpTracer(settings.otlp)
-    server = Server(settings, repository, Traffic(metrics, tracer))
+    server = Server(settings, repository, Traffic(metrics, tracer, settings.log_calls))
     async with contextlib.AsyncExitStack() as stack:
         if tracer is not None:
             stack.push_async_callback(tracer.close)

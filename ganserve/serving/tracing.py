@@ -60,7 +60,6 @@ class Trace(msgspec.Struct, eq=False):
     started: float = msgspec.field(default_factory=time.monotonic)
     parts: list[Part] = []
     left_out: int = 0
-    rows: int = 0
     request_id: str = ""
 
     def add(self, name: str, started: float, ended: float, **attributes: str | int) -> None:
@@ -83,6 +82,7 @@ class Target(Protocol):
     model: str
     version: int
     task: str
+    rows: int
 
 
 class Tracer(Protocol):
@@ -115,9 +115,3 @@ def begin(tracer: Tracer, name: str, metadata: Metadata) -> Trace | None:
         trace = None if outer is None else tracer.begin("request", metadata, outer.around or outer)
     _running.set(trace)
     return trace
-
-
-def note_rows(rows: int) -> None:
-    """Tell that the running call asks for ``rows`` more."""
-    if (trace := _running.get()) is not None:
-        trace.rows += rows

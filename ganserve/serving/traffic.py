@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -20,7 +19,8 @@ from ganserve.errors import (
     Unavailable,
 )
 from ganserve.metrics import Metrics
-from ganserve.serving.tracing import Metadata, Trace, Tracer, begin
+from ganserve.serving.calls import UNKNOWN, Logged, Origin, id_of, write
+from ganserve.serving.tracing import Trace, Tracer, begin
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +39,43 @@ REASONS: Mapping[type[RequestError], str] = {
 
 
 class Watch(msgspec.Struct):
-    """A request that is being served: when it came, and what it has found so far.
+    """A request that is being served: when it came, by which ``rpc`` and from where, and what it has found so far.
 
     One that ``is_stream`` is a connection for requests which are watched on their own, and not counted itself. ``ended`` is called when
-    nothing of it runs any more.
+    nothing of it runs any more. ``client`` is who asks, by the name that quotas know. Once the log has told of it, it is ``told``.
     """
 
     started: float
-    model: str = "unknown"
+    rpc: str = ""
+    origin: Origin | None = None
+    peer: str = ""
+    client: str = ""
+    model: str = UNKNOWN
     version: int = 0
-    task: str = "unknown"
+    task: str = UNKNOWN
+    rows: int = 0
     is_stream: bool = False
+    told: bool = False
     ended: Callable[[], None] | None = None
     trace: Trace | None = None
+    around: "Watch | None" = None
+    """The stream that brought it, where it is not a call itself."""
+    number: int = 0
+    """How many requests a stream has brought so far, or which of them it is."""
+    id: str = ""
+
+    def request(self) -> "Watch":
+        """One more request of this stream."""
+        stream = self.around or self
+        stream.number += 1
+        told = (stream.rpc, stream.origin, stream.peer, stream.client)
+        return Watch(time.monotonic(), *told, around=stream, number=stream.number)
+
+    def request_id(self) -> str:
+        """Its id, found when it is first asked for: without a log of calls few are."""
+        if not self.id:
+            self.id = id_of(self.origin) if self.around is None else f"{self.around.request_id()}-{self.number}"
+        return self.id
 
 
 _watch: ContextVar[Watch] = ContextVar("watch")
@@ -67,16 +91,29 @@ def note_target(model: str, task: str, version: int = 0, ended: Callable[[], Non
     watch.model, watch.task, watch.version, watch.ended = model, task, version, ended
 
 
+def note_client(name: str) -> None:
+    """Tell who makes the running call."""
+    _watch.get().client = name
+
+
+def note_rows(rows: int) -> None:
+    """Tell that the running call asks for ``rows`` more."""
+    _watch.get().rows += rows
+
+
 def note_stream() -> None:
     """Tell that the running call brings requests which are watched one by one."""
     _watch.get().is_stream = True
 
 
 class Traffic:
-    """While ``accepting`` is false, requests answer UNAVAILABLE; ``idle`` is set while none of them is served. A ``tracer`` is told of each."""
+    """While ``accepting`` is false, requests answer UNAVAILABLE; ``idle`` is set while none of them is served. A ``tracer`` is told of each.
 
-    def __init__(self, metrics: Metrics, tracer: Tracer | None = None) -> None:
-        self.metrics, self._tracer = metrics, tracer
+    Those that are ``logged`` have a line in the log.
+    """
+
+    def __init__(self, metrics: Metrics, tracer: Tracer | None = None, logged: Logged = "off") -> None:
+        self.metrics, self._tracer, self._logged = metrics, tracer, logged
         self.accepting = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -89,11 +126,15 @@ class Traffic:
         if not self.accepting:
             raise Unavailable("the server is starting or draining; try again, or another replica")
 
-    def start(self, rpc: str = "", metadata: Metadata = tuple) -> Watch:
+    def start(self, rpc: str = "", origin: Origin | None = None) -> Watch:
         """Begin to watch a request, which ends in :meth:`finish` or :meth:`failed`: a call of ``rpc``, or one of the stream that runs."""
-        watch = Watch(time.monotonic())
+        stream = None if rpc else _watch.get(None)
+        watch = Watch(time.monotonic(), rpc, origin) if stream is None else stream.request()
+        if self._logged != "off" and origin is not None:
+            # Once the other end has gone gRPC does not know it any more.
+            watch.peer = origin.peer()
         if self._tracer is not None:
-            watch.trace = begin(self._tracer, rpc, metadata)
+            watch.trace = begin(self._tracer, rpc, tuple if origin is None else origin.invocation_metadata)
         _watch.set(watch)
         self._running += 1
         self.idle.clear()
@@ -106,11 +147,14 @@ class Traffic:
         self._running -= 1
         if not self._running:
             self.idle.set()
+        seconds = time.monotonic() - watch.started
         if not watch.is_stream:
-            seconds = time.monotonic() - watch.started
             self.metrics.observe_request(watch.model, watch.version, watch.task, code, seconds)
         if self._tracer is not None and watch.trace is not None:
             self._tracer.end(watch.trace, watch, code)
+        if self._logged == "all" or (self._logged == "failed" and code != "OK"):
+            watch.told = True
+            write(watch, code, seconds)
 
     def failed(self, watch: Watch, error: BaseException, remaining: float | None = None) -> RequestError | None:
         """The request was ended by ``error``, ``remaining`` seconds before its deadline. What its caller is told; None if it has gone."""
@@ -119,7 +163,7 @@ class Traffic:
             self.finish(watch, "DEADLINE_EXCEEDED" if late else "CANCELLED")
             return None
         if not isinstance(error, RequestError):
-            error_id = secrets.token_hex(6)
+            error_id, watch.told = watch.request_id(), True
             told = {"request_id": error_id, "model": watch.model, "task": watch.task}
             log.error("error %(request_id)s in a call to %(model)s/%(task)s", told, exc_info=error, extra=told)
             error = InternalError(error_id)
