@@ -28,6 +28,7 @@ from ganserve.metrics import Metrics
 from ganserve.serving.batcher import Batcher, Failures
 from ganserve.serving.jobs import Arrays, Batch, Job, Stage
 from ganserve.serving.sharing import Sharing
+from ganserve.serving.untold import named
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ class Executor:
             self.batcher.ran(batch, self.clock() - began)
             if batch.rows == 1 or not isinstance(outcome[1], Exception):
                 return [outcome]
-            log.warning("a batch of %d rows raised %r: running its rows one by one", batch.rows, outcome[1])
+            log.warning("a batch of %d rows raised %s: running its rows one by one", batch.rows, named(outcome[1]))
             self._again.extend(batch.singles())
             return []
 

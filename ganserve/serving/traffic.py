@@ -21,6 +21,7 @@ from ganserve.errors import (
 from ganserve.metrics import Metrics
 from ganserve.serving.calls import UNKNOWN, Logged, Origin, id_of, write
 from ganserve.serving.tracing import Trace, Tracer, begin
+from ganserve.serving.untold import untold
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class Traffic:
         if not isinstance(error, RequestError):
             error_id, watch.told = watch.request_id(), True
             told = {"request_id": error_id, "model": watch.model, "task": watch.task}
-            log.error("error %(request_id)s in a call to %(model)s/%(task)s", told, exc_info=error, extra=told)
+            log.error("error %(request_id)s in a call to %(model)s/%(task)s", told, exc_info=untold(error), extra=told)
             error = InternalError(error_id)
             if watch.trace is not None:
                 watch.trace.request_id = error_id
