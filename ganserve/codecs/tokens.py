@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from ganserve.codecs import GivenPrompt, refused
+from ganserve.codecs.enlarging import MOST_TIMES, times_longer
 from ganserve.errors import BundleError, InvalidArgument, PluginError, SpecError
 from ganserve.spec import Input, Tensor
 
@@ -51,7 +52,7 @@ class Tokenizer:
     """A ``tokenizer.json`` of the tokenizers library: texts → at most ``most`` tokens each, those that begin and end a text among them."""
 
     def __init__(self, file: Path, most: int) -> None:
-        """Read ``file`` and try it; :class:`BundleError` where it is no tokenizer or fails at :data:`EXAMPLES`.
+        """Read ``file`` and try it; :class:`BundleError` where it is no tokenizer, lengthens texts too much or fails at :data:`EXAMPLES`.
 
         :class:`PluginError` where the library is missing.
         """
@@ -65,7 +66,13 @@ class Tokenizer:
             ) from error
         self._name = file.name
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+            # Before it is used: reading the file already normalizes the tokens that it adds.
+            if (times := times_longer(data := file.read_bytes())) > MOST_TIMES:
+                raise BundleError(
+                    f"{file.name}: what it declares may make a text {times:.4g} times as long, and the memory for that is not to be had; "
+                    f"at most {MOST_TIMES:g} times is accepted: take an encoder with another tokenizer"
+                )
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
             # What the file says of padding and cutting is of another use; here the longest text of a request decides.
             self._tokenizer.no_padding()
             self._tokenizer.enable_truncation(max_length=most)
@@ -73,7 +80,7 @@ class Tokenizer:
             if around > MOST_AROUND or around >= most:
                 raise ValueError(f"it puts {around} tokens around a text of at most {most}")
             self._tokenizer.encode_batch(list(EXAMPLES))
-        except NOT_ITS_OWN:
+        except (*NOT_ITS_OWN, BundleError):
             raise
         except BaseException as error:
             raise BundleError(
