@@ -2,6 +2,7 @@
 what an engine has built and kept.
 """
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import msgspec
 import onnx
 from onnx.external_data_helper import set_external_data
 
-from bench.chaos.fuzz_targets import Target
+from bench.chaos.mutation import Target
 from ganserve import bundle
 from ganserve.bundle import MANIFEST, digest
 from ganserve.engines import cache
@@ -23,6 +24,7 @@ from ganserve.testing.echo_text import write_text_bundle
 
 WEIGHTS = "weights.bin"
 LIMITS = bundle.Limits()
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Bundles:
@@ -71,13 +73,14 @@ class Caches:
     def __init__(self, folder: Path) -> None:
         self.path, self.data = folder / "engine", bytes(range(256)) * 4
         cache.write(self.path, self.data)
+        self.whole = self.path.read_bytes()
 
     def target(self) -> Target:
         """The target."""
-        return Target([self.path.read_bytes()], self.judge)
+        return Target([self.whole], self.judge)
 
     def judge(self, data: bytes) -> str:
-        """Whether ``data`` is read again, which only what was written may be."""
+        """Whether ``data`` is read again, which only what was written may be; if not, how it differs from that."""
         self.path.unlink()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -85,7 +88,12 @@ class Caches:
         found = cache.read(self.path)
         if found not in (None, self.data):
             raise AssertionError("a damaged file was read")
-        return "built anew" if found is None else "read"
+        if found is not None:
+            return "read"
+        size = "shorter" if len(data) < len(self.whole) else "longer" if len(data) > len(self.whole) else "as long"
+        pairs = [(data[part], self.whole[part]) for part in (slice(DIGEST_BYTES), slice(DIGEST_BYTES, None))]
+        differs = [what for what, (now, then) in zip(("digest", "contents"), pairs, strict=True) if now != then]
+        return f"built anew: {size}, other {' and '.join(differs)}"
 
 
 def _with_weights(folder: Path) -> Path:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from google.protobuf.message import DecodeError
 
 from bench.chaos.fuzz_seeds import inferences, requests
+from bench.chaos.mutation import Target
 from ganserve import bundle
 from ganserve.codecs import PictureLimits
 from ganserve.errors import InvalidArgument, RequestError
@@ -42,15 +42,6 @@ from ganserve.testing.echo_text import write_text_bundle
 from ganserve.v1 import generation_pb2, inversion_pb2, latents_pb2, text_pb2
 
 MOST_ROWS = 64
-
-
-class Target(msgspec.Struct, frozen=True):
-    """Something that takes bytes of strangers. ``judge`` gives what came of an input, in a few words."""
-
-    seeds: list[bytes]
-    judge: Callable[[bytes], str]
-    message: int | None = None
-    """Where a protobuf message begins in an input; None if there is none."""
 
 
 class NobodyRuns:
@@ -173,12 +164,14 @@ class Inference:
 def target(name: str, folder: Path) -> Target:
     """The target of this ``name``; ``folder`` is for its files."""
     from bench.chaos.fuzz_files import Bundles, Caches
+    from bench.chaos.fuzz_pictures import Pictures
 
     kinds: dict[str, Callable[[Path], Any]] = {
         "messages": Messages,
         "inference": Inference,
         "caches": Caches,
         "bundles": Bundles,
+        "pictures": Pictures,
     }
     found: Target = kinds[name](folder).target()
     return found

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from bench.chaos.corpus import CORPUS
 from bench.chaos.mutation import MOST, Mutator
 from bench.chaos.scenario import Outcome, Scenario, sized
 
@@ -27,7 +28,6 @@ cache is who may write to its folder."""
 SECONDS = 120
 """How long each target gets at full size."""
 
-CORPUS = Path(__file__).parents[2] / "tests" / "corpus"
 HANG = 60
 """Seconds after which an input is taken for a hang."""
 MEMORY = 2048
@@ -46,11 +46,11 @@ def run(scale: float) -> Outcome:
 
 def attempt(name: str, seconds: int, seed: int, finds: Path) -> tuple[int, int, bool]:
     """Fuzz the target ``name``: how many inputs there were, how many branches they reached, and whether none did harm."""
-    finds.mkdir(parents=True, exist_ok=True)
+    (finds / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
         (Path(folder) / "corpus").mkdir()
         options = [f"-max_total_time={seconds}", f"-max_len={MOST}", f"-timeout={HANG}", f"-rss_limit_mb={MEMORY}"]
-        options += [f"-seed={seed + 1}", f"-artifact_prefix={finds.resolve()}/{name}-", "-print_final_stats=1"]
+        options += [f"-seed={seed + 1}", f"-artifact_prefix={finds.resolve()}/{name}/", "-print_final_stats=1"]
         command = [sys.executable, "-m", "bench.chaos.guided", name, "--child", folder]
         done = subprocess.run([*command, "--", *options], capture_output=True, text=True, errors="replace", check=False)
     inputs = re.search(r"number_of_executed_units:\s+(\d+)", done.stderr)
@@ -77,7 +77,7 @@ def child(name: str, folder: Path, options: list[str]) -> None:
         dice = random.Random(seed)
         if dice.random() < 0.5:
             return bytes(atheris.Mutate(data, most))
-        return Mutator(found.seeds, seed, found.message).damaged(data)[:most]
+        return Mutator(found, seed).damaged(data)[:most]
 
     # What is learnt is kept in the first of them.
     places = (str(folder / "corpus"), str(CORPUS / name))

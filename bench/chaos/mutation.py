@@ -3,6 +3,8 @@
 import random
 from collections.abc import Callable
 
+import msgspec
+
 from bench.chaos import wire
 
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0xFE, ord('"'), ord("-"), ord("9"))
@@ -44,14 +46,27 @@ def _splice(dice: random.Random, data: bytearray, other: bytes) -> None:
 WAYS: tuple[Callable[[random.Random, bytearray, bytes], None], ...] = (_flip, _put, _number, _cut, _repeat, _splice)
 
 
-class Mutator:
-    """Inputs from ``seeds``: the same for the same ``seed`` and the same answers.
+class Target(msgspec.Struct, frozen=True):
+    """Something that takes bytes of strangers. ``judge`` gives what came of an input, in a few words."""
 
-    Where a protobuf message begins at the byte ``message``, most damage is done to its fields.
+    seeds: list[bytes]
+    judge: Callable[[bytes], str]
+    message: int | None = None
+    """Where a protobuf message begins in an input; None if there is none."""
+    damage: Callable[[random.Random, bytes], bytes] | None = None
+    """Damages an input where damage to its bytes as they are would not reach far."""
+    memory: int = 512 << 20
+    """Bytes that it may take beside what it has at its start."""
+
+
+class Mutator:
+    """Inputs made of a target's seeds: the same for the same ``seed`` and the same answers.
+
+    A target may do its own damage. Where it has a protobuf message, most damage is done to that one's fields.
     """
 
-    def __init__(self, seeds: list[bytes], seed: int, message: int | None = None) -> None:
-        self._seeds, self._dice, self._message = list(seeds), random.Random(seed), message
+    def __init__(self, target: Target, seed: int) -> None:
+        self._target, self._seeds, self._dice = target, list(target.seeds), random.Random(seed)
         self._seen: set[str] = set()
 
     def next(self) -> bytes:
@@ -60,11 +75,13 @@ class Mutator:
 
     def damaged(self, data: bytes) -> bytes:
         """``data`` after one to four kinds of damage."""
+        if self._target.damage is not None:
+            return self._target.damage(self._dice, data)[:MOST]
         for _ in range(self._dice.choice((1, 1, 2, 4))):
-            if self._message is None or self._dice.random() < 0.1:
+            if self._target.message is None or self._dice.random() < 0.1:
                 data = self._damaged(data)
             else:
-                begin = self._message
+                begin = self._target.message
                 data = data[:begin] + wire.damaged(self._dice, data[begin:], self._damaged)
         return data[:MOST]
 

@@ -1,7 +1,4 @@
-"""Sound pictures of every kind, and the damage that is done to them: what bench/fuzz_pictures.py decodes.
-
-File number n depends on the seed of the run and on n alone.
-"""
+"""Sound pictures of every kind, and the damage that is done to them: what :mod:`bench.chaos.fuzz_pictures` decodes."""
 
 import io
 import random
@@ -27,9 +24,8 @@ class Seed(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A file to be decoded: what it was made of and how, which of several decoders reads it, and what the request says."""
+    """A file to be decoded: which of several decoders reads it, and what the request says."""
 
-    name: str
     decoder: int
     given: GivenImage
 
@@ -37,7 +33,7 @@ class Case(NamedTuple):
 # Sound files
 
 
-def corpus() -> list[Seed]:
+def sound() -> list[Seed]:
     """A small file of every format, kind of colour and feature."""
     rows, columns = np.mgrid[0:SIDE, 0:SIDE]
     planes = np.stack([rows * 10, columns * 10, (rows + columns) * 5, rows * columns // 3], axis=-1).astype(np.uint8)
@@ -127,23 +123,19 @@ INTERESTING = (0, 1, 2, 3, 7, 8, 16, 32, 64, 127, 128, 255, 256, 4096, 16383, 16
                1 << 20, (1 << 24) - 1, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)  # fmt: skip
 
 
-def case(number: int, seed: int, seeds: list[Seed], kinds: int) -> Case:
-    """File ``number`` of the run with ``seed``: the same at every call."""
-    dice = random.Random(f"{seed}/{number}")
-    chosen = dice.choice(seeds)
-    data, names = chosen.data, [chosen.name]
+def damaged(dice: random.Random, given: GivenImage, seeds: list[Seed], decoders: int) -> Case:
+    """The picture ``given`` after one to five kinds of damage, some of it with pieces of ``seeds``; for one of so many decoders."""
+    data = given.data
     for _ in range(dice.choice((1, 1, 1, 2, 2, 3, 5))):
-        mutate = dice.choice(MUTATORS)
-        data = mutate(dice, data, seeds)
-        names.append(mutate.__name__.strip("_"))
-    said = dict(chosen.given)
+        data = dice.choice(MUTATORS)(dice, data, seeds)
+    said: dict[str, Any] = {name: getattr(given, name) for name in ("format", "width", "height", "channels")}
     if dice.random() < 0.05:
         said |= {dice.choice(("width", "height", "channels")): dice.choice((*INTERESTING, -1))}
     if dice.random() < 0.05:
         said["format"] = dice.choice(("", "png", "jpeg", "webp", "raw", "npy"))
     said["size"] = dice.choice(("", "", "", "", "resize", "letterbox", "native", "exact"))
-    given = GivenImage(data=data, restore=dice.random() < 0.5, background=(dice.randrange(256), 0, 255), **said)
-    return Case(" ".join(names), dice.randrange(kinds), given)
+    made = GivenImage(data=data, restore=dice.random() < 0.5, background=(dice.randrange(256), 0, 255), **said)
+    return Case(dice.randrange(decoders), made)
 
 
 def _flip_bits(dice: random.Random, data: bytes, seeds: list[Seed]) -> bytes:
