@@ -1,4 +1,4 @@
-"""The scenarios of bench/chaos as such: one of them in its shortest form, and the table that they make."""
+"""The scenarios of bench/chaos as such: some of them in their shortest form, and the table that they make."""
 
 import asyncio
 import signal
@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.chaos import __main__ as chaos
-from bench.chaos import overload, rolling, soak
+from bench.chaos import engine, faulty, lost, overload, rolling, soak
 from bench.chaos.load import Once
 from bench.chaos.scenario import Outcome, Scenario, sized
 from ganserve.errors import Unavailable
@@ -54,6 +54,20 @@ def test_a_loaded_server_gives_right_answers_and_no_others(scenario: ModuleType)
     """Its shortest form, on a machine that does other things as well: how soon answers come is not looked at."""
     outcome = scenario.run(0.01)
     assert outcome.right, outcome.measured
+
+
+def test_lost_clients_leave_nothing_behind() -> None:
+    """Its shortest form; memory, and how long a batch takes, are not looked at."""
+    outcome = lost.run(0.01)
+    assert outcome.right, outcome.measured
+
+
+def test_rows_at_which_the_engine_fails_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The scenario sets it, for good.
+    monkeypatch.setattr(faulty, "longest", None)
+    outcome = engine.run(0.01)
+    assert outcome.held, outcome.measured
+    assert all(f"'{fault}': " in outcome.measured for fault in engine.FAULTS), outcome.measured
 
 
 def test_a_scenario_that_does_not_end_is_ended() -> None:

@@ -24,6 +24,9 @@ from ganserve.testing.server import Serving, serving
 PATIENCE = 1.0
 """Seconds after which a batch hangs; what hangs comes back after half as long again."""
 
+SOON = 30.0
+"""Seconds within which the model is ready again."""
+
 ONE_IN = 1000
 FAULTS = {"raised": faulty.RAISES, "NaN": faulty.NAN, "hung": faulty.HANGS}
 CALLERS = 16
@@ -98,7 +101,7 @@ def _z(number: int, mark: float) -> np.ndarray:
 
 @contextlib.asynccontextmanager
 async def _watching(client: AsyncClient) -> AsyncIterator[list[str]]:
-    """What health says of the model, change by change."""
+    """What health says of the model, change by change, until it is ready at the end."""
     seen: list[str] = []
 
     async def watch() -> None:
@@ -109,7 +112,10 @@ async def _watching(client: AsyncClient) -> AsyncIterator[list[str]]:
     try:
         yield seen
     finally:
-        await asyncio.sleep(0.5)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SOON):
+                while seen[-1:] != ["ready"]:
+                    await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 

@@ -25,7 +25,7 @@ WAYS = ("cancelled", "late", "vanished")
 PART = 0.05
 """How much of what their calls would have taken may still be run after the last client has gone: a server notices a moment later."""
 QUIET = 0.02
-"""Seconds that a batch takes at most."""
+"""Seconds that a batch takes at most, where nothing else runs."""
 BATCHES = "ganserve_batch_rows_count"
 LONGEST = 0.4
 """Seconds until a client goes: long enough that some are answered first, so that they go in every stage."""
@@ -81,13 +81,16 @@ async def _lose(folder: Path, clients: int) -> Outcome:
             side = int((QUEUE_BYTES / 6.5) ** 0.5)
             await client.translate("echo", np.zeros((side, side, 3), np.uint8), task="negative")
         idle = not seen.sum("ganserve_in_flight_requests") + seen.sum("ganserve_queue_rows")
-    part = after["until the server held no call"] / (whole * (number + 1))
-    held = idle and part <= PART and not after["then"] and grown < LEAK and files <= 2 and not ends["refused"]
+    rounds = number + 1
+    part = after["until the server held no call"] / (whole * rounds)
+    # The batch that runs when the last call ends may take longer on a machine that does other things as well.
+    right = idle and part <= PART and after["then"] <= rounds and files <= 2 and not ends["refused"]
     told = ", ".join(f"{count} {what}" for what, count in ends.most_common())
     return Outcome(
-        held,
+        right,
         f"{told}; batches after the last of {AT_ONCE} had gone: {part:.2%} of those that their calls take when nobody goes, "
         f"{after['then']} once the server held no call; memory x{grown:.3f} in the second half; {files:+d} files",
+        calm=not after["then"] and grown < LEAK,
     )
 
 
@@ -140,9 +143,18 @@ async def _batches(seen: Watched) -> Counter[str]:
     # The batch that ran then is over.
     await asyncio.sleep(QUIET)
     noticed = await asyncio.to_thread(seen.sum, BATCHES)
-    await asyncio.sleep(QUIET)
-    then = await asyncio.to_thread(seen.sum, BATCHES) - noticed
-    return Counter({"until the server held no call": round(noticed - gone), "then": round(then)})
+    over = await _at_rest(noticed, seen)
+    return Counter({"until the server held no call": round(noticed - gone), "then": round(over - noticed)})
+
+
+async def _at_rest(batches: float, seen: Watched) -> float:
+    """How many batches there are, which were ``batches`` a moment ago, once no more are run."""
+    async with asyncio.timeout(60):
+        while True:
+            await asyncio.sleep(QUIET)
+            before, batches = batches, await asyncio.to_thread(seen.sum, BATCHES)
+            if batches == before:
+                return batches
 
 
 @contextlib.asynccontextmanager
