@@ -1,9 +1,10 @@
-"""Three servers behind client-side round robin and behind nginx: calls spread evenly, and killing a server loses none."""
+"""Servers behind client-side round robin and behind nginx: calls spread evenly, go to no server that is not ready, and killing one loses none."""
 
 import asyncio
 import contextlib
 import signal
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 from ganserve import AsyncClient, Client
 from ganserve.commands.process import free_port, server
 from ganserve.errors import Unavailable
+from ganserve.plugins import installed
+from ganserve.serving.repository import Repository
+from ganserve.serving.server import Server, ServerSettings, running
 
 SERVERS = 3
 CALLERS = 6
@@ -134,3 +138,45 @@ async def call(client: AsyncClient, expected: np.ndarray) -> None:
             assert (sample.array() == expected[index]).all()
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
+
+
+async def test_a_server_that_takes_long_to_start_or_to_drain_is_not_called_meanwhile(
+    echo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is open all the while: a call that met it four times would fail, though another server could answer."""
+    begin = threading.Event()
+    load = Repository.load
+    settings = ServerSettings(bundles=(echo,), port=0, metrics_port=None)
+    async with running(settings, installed()) as ready:
+        await ready.ready.wait()
+        monkeypatch.setattr(Repository, "load", lambda self: (begin.wait(60), load(self)))
+        async with (
+            running(settings, installed()) as other,
+            AsyncClient(f"ipv4:127.0.0.1:{ready.port},127.0.0.1:{other.port}") as client,
+        ):
+
+            async def calls() -> None:
+                for _ in range(40):
+                    await client.sample("echo", task="sample")
+
+            await calls()
+            assert requests(other, "UNAVAILABLE") == 0
+            begin.set()
+            async with asyncio.timeout(30):
+                while not requests(other, "OK"):
+                    await client.sample("echo", task="sample")
+            held = other.traffic.start()
+            draining = asyncio.create_task(other.drain())
+            await calls()
+            # One or another may have been on its way; every second would be refused.
+            assert requests(other, "UNAVAILABLE") <= 4
+            assert not draining.done()
+            other.traffic.finish(held, "OK")
+            await draining
+
+
+def requests(server: Server, code: str) -> float:
+    """How many requests ``server`` has ended with the status ``code``."""
+    families = server.metrics.registry.collect()
+    samples = [sample for family in families if family.name == "ganserve_requests" for sample in family.samples]
+    return sum(one.value for one in samples if one.name.endswith("_total") and one.labels["code"] == code)

@@ -23,6 +23,9 @@ MAX_REPLY_BYTES = 64 << 20
 SERVICE_CONFIG = {
     # Where a name has several addresses, as that of a headless Service has, calls go to each in turn.
     "loadBalancingConfig": [{"round_robin": {}}],
+    # A server that starts or drains refuses calls on a connection that is open, and four tries could all meet it. gRPC holds a Watch on each
+    # connection and sends no call where this is not SERVING; a server that knows nothing of health gets them as before.
+    "healthCheckConfig": {"serviceName": "ganserve.v1.Generation"},
     "methodConfig": [
         {
             "name": [
