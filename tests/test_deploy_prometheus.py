@@ -8,7 +8,8 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from ganserve.metrics import Metrics
 from ganserve.serving.model import EngineChoice, Settings
 from ganserve.testing.echo_inversion import write_inversion_bundle
 from ganserve.testing.server import Serving, serving
+
+from .gate import gate_before
 
 ROOT = Path(__file__).parent.parent
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -109,11 +112,18 @@ class Prometheus:
     def __init__(self, port: int) -> None:
         self._address = f"http://127.0.0.1:{port}"
 
-    def query(self, expression: str) -> list[Any]:
-        """The samples of an instant query."""
-        address = f"{self._address}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+    def query(self, expression: str, **when: float) -> list[Any]:
+        """The samples of an instant query; ``time`` may say when."""
+        return list(self._asked("query", {"query": expression, **when})["result"])
+
+    def series(self, selector: str) -> list[Mapping[str, str]]:
+        """The labels of every series that ``selector`` finds."""
+        return list(self._asked("series", {"match[]": selector}))
+
+    def _asked(self, what: str, parameters: Mapping[str, Any]) -> Any:
+        address = f"{self._address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(address, timeout=10) as answer:
-            return list(json.load(answer)["data"]["result"])
+            return json.load(answer)["data"]
 
     def wait(self) -> None:
         end = time.monotonic() + PATIENCE
@@ -124,25 +134,23 @@ class Prometheus:
             time.sleep(0.05)
 
 
+POD = ("serving", "gan-ganserve-5d9c7b8f4-abcde")
+"""The namespace and the name of a pod of the chart's Deployment, in a release called gan."""
+
+
 @contextlib.contextmanager
-def scraping(tool: str, metrics_port: int, folder: Path) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a server, labelled as the operator labels a pod, and evaluates the rules."""
+def scraping(tool: str, pods: Mapping[tuple[str, str], int], folder: Path) -> Iterator[Prometheus]:
+    """A Prometheus that scrapes ports by (namespace, pod), labelled as the operator labels a pod, and evaluates the rules."""
+    targets = [
+        {"targets": [f"127.0.0.1:{port}"], "labels": {"namespace": namespace, "pod": pod}}
+        for (namespace, pod), port in pods.items()
+    ]
     (folder / "prometheus.yml").write_text(
         yaml.safe_dump(
             {
                 "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"},
                 "rule_files": [str(PROMETHEUS / "rules.yaml")],
-                "scrape_configs": [
-                    {
-                        "job_name": "ganserve",
-                        "static_configs": [
-                            {
-                                "targets": [f"127.0.0.1:{metrics_port}"],
-                                "labels": {"namespace": "serving", "pod": "gan-ganserve-5d9c-abcde"},
-                            }
-                        ],
-                    }
-                ],
+                "scrape_configs": [{"job_name": "ganserve", "static_configs": targets}],
             }
         )
     )
@@ -198,7 +206,7 @@ def scraped(
     models = Settings(engines=(EngineChoice("none"), EngineChoice("onnxruntime")), threads=1, max_batch=8)
     with (
         serving(echo, bundle, models=models) as server,
-        scraping(tool, server.metrics_port, folder) as prometheus,
+        scraping(tool, {POD: server.metrics_port}, folder) as prometheus,
         load(server),
     ):
         yield prometheus
@@ -232,19 +240,88 @@ def test_every_panel_has_data_of_a_server_under_load(scraped: Prometheus) -> Non
     assert {sample["metric"]["code"] for sample in found["Calls a second, by status A"]} >= {"OK", "INVALID_ARGUMENT"}
 
 
-def test_every_recording_rule_and_the_metrics_of_the_autoscaler_have_data(scraped: Prometheus) -> None:
+def adapted(rule: Mapping[str, Any], matchers: str) -> str:
+    """The query of a ``rule`` with what prometheus-adapter puts in the place of its variables when it is asked for pods."""
+    series = rule["seriesQuery"].partition("{")[0]
+    values = {"<<.Series>>": series, "<<.LabelMatchers>>": matchers, "<<.GroupBy>>": "pod"}
+    query = str(rule["metricsQuery"])
+    for name, value in values.items():
+        query = query.replace(name, value)
+    assert "<<" not in query
+    return query
+
+
+def keda_queries(helm: str) -> list[str]:
+    """The queries of the chart's ScaledObject, of the release gan in the namespace serving: of the queue, of the engines."""
+    chart = ROOT / "deploy" / "helm" / "ganserve"
+    command = [helm, "template", "gan", str(chart), "--namespace", "serving", "--set", "autoscaling.kind=keda"]
+    done = subprocess.run([*command, "--show-only", "templates/autoscaling.yaml"], capture_output=True, check=True)
+    return [trigger["metadata"]["query"] for trigger in yaml.safe_load(done.stdout)["spec"]["triggers"]]
+
+
+def test_every_recording_rule_and_the_metrics_of_the_autoscaler_have_data(
+    scraped: Prometheus, needs_tool: Callable[[str], str]
+) -> None:
     queries = {rule["record"]: rule["record"] for rule in RULES if "record" in rule}
-    for rule in ADAPTER:
-        series = rule["seriesQuery"].partition("{")[0]
-        template = {"<<.Series>>": series, "<<.LabelMatchers>>": 'namespace="serving"', "<<.GroupBy>>": "pod"}
-        query = rule["metricsQuery"]
-        for name, value in template.items():
-            query = query.replace(name, value)
-        queries[rule["name"]["as"]] = query
+    queries |= {rule["name"]["as"]: adapted(rule, 'namespace="serving"') for rule in ADAPTER}
     found = until_all_have_data(scraped, queries)
-    assert {sample["metric"]["pod"] for sample in found["ganserve_busy_per_pod"]} == {"gan-ganserve-5d9c-abcde"}
+    assert {sample["metric"]["pod"] for sample in found["ganserve_busy_per_pod"]} == {POD[1]}
     (busy,) = found["ganserve_busy_per_pod"]
     assert 0 < float(busy["value"][1]) <= 1.5
+    # At the same moment KEDA sees what the HorizontalPodAutoscaler does.
+    now = float(busy["value"][0])
+    for rule, query in zip(ADAPTER, keda_queries(needs_tool("helm")), strict=True):
+        (adapters,) = scraped.query(adapted(rule, 'namespace="serving"'), time=now)
+        (kedas,) = scraped.query(query, time=now)
+        assert float(kedas["value"][1]) == float(adapters["value"][1])
+
+
+def waiting(server: Serving) -> float:
+    """The rows that wait, as /metrics says."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=10) as answer:
+        (rows,) = re.findall(r"^ganserve_queue_rows\{.*\} (.+)$", answer.read().decode(), re.MULTILINE)
+    return float(rows)
+
+
+def test_autoscalers_are_told_the_rows_that_wait_in_each_pod_and_in_no_other(
+    echo: Path, tmp_path: Path, needs_tool: Callable[[str], str]
+) -> None:
+    """Two pods of the Deployment, each with a queue of its own that stands still; a pod of a Job and a namesake elsewhere have queues too."""
+    tool, helm = needs_tool("prometheus"), needs_tool("helm")
+    models = Settings(threads=1, max_batch=8)
+    rows = (30, 50)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(len(rows)))
+        servers = [stack.enter_context(serving(echo, models=models)) for _ in rows]
+        clients = [stack.enter_context(Client(server.address)) for server in servers]
+        gates = [stack.enter_context(gate_before(server, "mapping")) for server in servers]
+        calls = [pool.submit(client.sample, "echo", n, task="sample") for client, n in zip(clients, rows, strict=True)]
+        end = time.monotonic() + PATIENCE
+        # A batch of each is at the gate.
+        while [waiting(server) for server in servers] != [22, 42]:
+            assert time.monotonic() < end, [waiting(server) for server in servers]
+            time.sleep(0.05)
+        one, other = (server.metrics_port for server in servers)
+        second = ("serving", "gan-ganserve-5d9c7b8f4-fghij")
+        others = {("serving", "gan-ganserve-generate-1-0-x2x9z"): other, ("staging", POD[1]): other}
+        prometheus = stack.enter_context(scraping(tool, {POD: one, second: other, **others}, tmp_path))
+        end = time.monotonic() + PATIENCE
+        while len(prometheus.query("ganserve_queue_rows")) < 4:
+            assert time.monotonic() < end, "not every pod is scraped"
+            time.sleep(0.1)
+
+        queue = next(rule for rule in ADAPTER if rule["name"]["as"] == "ganserve_queue_rows_per_pod")
+        pods = [POD[1], second[1]]
+        assert {(one["namespace"], one["pod"]) for one in prometheus.series(queue["seriesQuery"])} >= {POD, second}
+        found = prometheus.query(adapted(queue, f'namespace="serving",pod=~"{"|".join(pods)}"'))
+        told = {sample["metric"]["pod"]: float(sample["value"][1]) for sample in found}
+        assert told == {POD[1]: 22, second[1]: 42}
+        assert [told[pod] for pod in pods] == [waiting(server) for server in servers]
+        (sample,) = prometheus.query(keda_queries(helm)[0])
+        assert float(sample["value"][1]) == 22 + 42
+        for gate in gates:
+            gate.open.set()
+        assert [len(call.result(PATIENCE)) for call in calls] == list(rows)
 
 
 def test_a_server_on_its_fallback_is_noticed(scraped: Prometheus) -> None:
