@@ -306,6 +306,126 @@ def test_gpus_are_a_matter_of_values(rendered: Mapping[str, list[Any]]) -> None:
         assert spec.get("runtimeClassName") == (gpus and "nvidia")
 
 
+def quantity(said: Any) -> float:
+    """A quantity of Kubernetes as a number."""
+    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", str(said)).groups()  # type: ignore[union-attr]
+    return float(number) * {"": 1, "m": 1e-3, "Mi": 2.0**20, "Gi": 2.0**30}[unit]
+
+
+def test_every_pod_asks_for_what_it_may_take_and_its_volumes_fit_into_it(rendered: Mapping[str, list[Any]]) -> None:
+    for pod in pods(rendered):
+        for container in containers(pod):
+            requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+            assert requests.keys() >= {"cpu", "memory"}
+            assert all(quantity(requests[name]) <= quantity(limits[name]) for name in requests.keys() & limits.keys())
+        # Init containers have ended by then.
+        (server,) = pod["spec"]["containers"]
+        limits = server["resources"]["limits"]
+        for medium, resource in (("Memory", "memory"), (None, "ephemeral-storage")):
+            folders = [volume["emptyDir"] for volume in pod["spec"]["volumes"] if "emptyDir" in volume]
+            sizes = [folder.get("sizeLimit", 0) for folder in folders if folder.get("medium") == medium]
+            assert sum(map(quantity, sizes)) < quantity(limits[resource]), resource
+
+
+def test_values_say_what_a_server_asks_for_and_no_quota_stops_it(helm: str, tmp_path: Path) -> None:
+    given = {"requests": {"cpu": "3", "memory": "1Gi"}, "limits": {"memory": "5Gi", "ephemeral-storage": "4Gi"}}
+    gpu = {"count": 1, "resource": "amd.com/gpu"}
+    values = {"image": IMAGE, "resources": given, "gpu": gpu, "settings": {"device": "cuda:0"}}
+    (server,) = one(rendered_with(helm, tmp_path, values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    found = server["resources"]
+    # helm merges: what is not said anew stays.
+    assert found["requests"] == {**DEFAULTS["resources"]["requests"], **given["requests"]}
+    assert found["limits"] == {**DEFAULTS["resources"]["limits"], **given["limits"], "amd.com/gpu": 1}
+    assert "cpu" not in found["limits"]
+
+
+def test_servers_spread_over_zones_and_nodes_each_version_by_itself(rendered: Mapping[str, list[Any]]) -> None:
+    for name, zones in (("default", "ScheduleAnyway"), ("cpu", "DoNotSchedule")):
+        template = one(rendered[name], "Deployment")["spec"]["template"]
+        spread = {each["topologyKey"]: each for each in template["spec"]["topologySpreadConstraints"]}
+        told = {key: (each["maxSkew"], each["whenUnsatisfiable"]) for key, each in spread.items()}
+        assert told == {"topology.kubernetes.io/zone": (1, zones), "kubernetes.io/hostname": (1, "ScheduleAnyway")}
+        for each in spread.values():
+            # Without it an update would count the pods that it replaces, and leave the new ones uneven.
+            assert each["matchLabelKeys"] == ["pod-template-hash"]
+            # One that counted no pod, or none of its own, would spread nothing.
+            assert each["labelSelector"] == one(rendered[name], "Deployment")["spec"]["selector"]
+            assert each["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+def test_pods_go_where_the_values_say(rendered: Mapping[str, list[Any]]) -> None:
+    spec = one(rendered["gpu"], "Deployment")["spec"]["template"]["spec"]
+    assert (spec["nodeSelector"], spec["priorityClassName"]) == ({"gpu": "l4"}, "serving")
+    assert spec["tolerations"] == SETS["gpu"]["tolerations"]
+    (server,) = spec["containers"]
+    assert server["image"] == f"{IMAGE['repository']}@{DIGEST}"
+
+
+def test_no_account_has_a_token_and_every_pod_has_the_account(rendered: Mapping[str, list[Any]]) -> None:
+    for objects in rendered.values():
+        account = one(objects, "ServiceAccount")
+        assert account["automountServiceAccountToken"] is False
+    assert {pod["spec"]["serviceAccountName"] for pod in pods(rendered)} == {"gan-ganserve"}
+    assert not [made for objects in rendered.values() for made in objects if "Role" in made["kind"]]
+
+
+def rendered_with(helm: str, folder: Path, values: Object) -> list[Any]:
+    """The objects of ``values``."""
+    (folder / "values.yaml").write_text(yaml.safe_dump(values))
+    command = [helm, "template", "gan", str(CHART), "--namespace", "serving", "--values", str(folder / "values.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [made for made in yaml.safe_load_all(done.stdout) if made]
+
+
+# Bundles
+
+
+def test_bundles_come_from_a_claim_that_the_chart_makes_and_keeps(rendered: Mapping[str, list[Any]]) -> None:
+    claim = one(rendered["default"], "PersistentVolumeClaim", "gan-ganserve-bundles")
+    assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
+    spec = one(rendered["default"], "Deployment")["spec"]["template"]["spec"]
+    assert "initContainers" not in spec
+    assert bundles_of(spec) == (
+        {"persistentVolumeClaim": {"claimName": "gan-ganserve-bundles", "readOnly": True}},
+        {"mountPath": "/bundles", "readOnly": True},
+    )
+
+
+def test_bundles_come_from_a_claim_that_is_there(rendered: Mapping[str, list[Any]]) -> None:
+    spec = one(rendered["cpu"], "Deployment")["spec"]["template"]["spec"]
+    assert bundles_of(spec) == (
+        {"persistentVolumeClaim": {"claimName": "bundles", "readOnly": True}},
+        {"mountPath": "/bundles", "readOnly": True, "subPath": "gans"},
+    )
+
+
+def test_bundles_come_from_an_image_that_is_copied_before_anything_runs(rendered: Mapping[str, list[Any]]) -> None:
+    for name, kind, called in (("gpu", "Deployment", "gan-ganserve"), ("jobs", "Job", "gan-ganserve-generate-1")):
+        spec = one(rendered[name], kind, called)["spec"]["template"]["spec"]
+        assert bundles_of(spec) == ({"emptyDir": {}}, {"mountPath": "/bundles", "readOnly": True})
+        (copying,) = spec["initContainers"]
+        assert copying["image"] == f"registry.example.com/bundles@{DIGEST}"
+        # The folder's contents, not the folder.
+        assert copying["command"] == ["cp", "-R", "/bundles/.", "/target"]
+        assert copying["volumeMounts"] == [{"name": "bundles", "mountPath": "/target"}]
+
+
+def bundles_of(spec: Any) -> tuple[Any, Any]:
+    """The volume of bundles and where the container sees it, but for their name."""
+    (volume,) = (each for each in spec["volumes"] if each["name"] == "bundles")
+    (container,) = spec["containers"]
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "bundles")
+    return tuple({key: value for key, value in each.items() if key != "name"} for each in (volume, mount))
+
+
+def test_a_release_that_only_trains_makes_no_claim_for_bundles(helm: str, tmp_path: Path) -> None:
+    values = {"image": IMAGE, "serve": {"enabled": False}, "train": {**TRAIN, "image": IMAGE}}
+    kinds = {made["kind"] for made in rendered_with(helm, tmp_path, values)}
+    assert kinds == {"Job", "NetworkPolicy", "Service", "ServiceAccount"}
+
+
 # What pods run
 
 
@@ -391,6 +511,42 @@ def test_the_training_job_starts_torchrun_and_goes_on_with_a_run(
     assert shlex.join(rest) == f"--out={tmp_path}/digits --resume --kimg=0.5"
 
 
+def test_the_nodes_of_a_training_run_together_and_find_the_first(rendered: Mapping[str, list[Any]]) -> None:
+    objects = rendered["jobs"]
+    job = one(objects, "Job", "gan-ganserve-train-1")["spec"]
+    # torchrun waits for all nodes: none of them may wait for another to end.
+    assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 2, 2)
+    # A node that fails takes the others with it.
+    assert job["backoffLimit"] == DEFAULTS["train"]["retries"] * 2
+    template = job["template"]
+    # Kubernetes asks for it where a policy says which failures do not count.
+    assert (template["spec"]["restartPolicy"], job["podFailurePolicy"]["rules"][0]["action"]) == ("Never", "Ignore")
+    service = one(objects, "Service", "gan-ganserve-train")
+    assert service["metadata"]["namespace"] == "serving"
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    (container,) = template["spec"]["containers"]
+    (script,) = (part for part in container["command"] if "torchrun" in part)
+    (port,) = re.findall(r"--master-port=(\d+)", script)
+    assert [each["port"] for each in service["spec"]["ports"]] == [int(port)]
+    assert [each["containerPort"] for each in container["ports"]] == [int(port)]
+    assert {"name": "HOME", "value": "/tmp"} in container["env"]  # torch keeps files there, and all else is read-only
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert mounts.keys() == {"/data", "/runs", "/dev/shm", "/tmp"}
+    assert (mounts["/data"].get("readOnly"), mounts["/runs"].get("readOnly")) == (True, None)
+    volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+    assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+    claims = {name: volume["persistentVolumeClaim"]["claimName"] for name, volume in volumes.items() if len(name) == 4}
+    assert claims == {"data": "images", "runs": "runs"}
+    policy = one(objects, "NetworkPolicy", "gan-ganserve-train")["spec"]
+    peers = {"podSelector": policy["podSelector"]}
+    assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    # NCCL and Gloo choose their ports; names are asked for over UDP and TCP.
+    assert policy["ingress"] == [{"from": [peers]}]
+    names = {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert policy["egress"] == [{"to": [peers]}, names]
+
+
 # Around the pods
 
 
@@ -400,10 +556,28 @@ def test_the_autoscalers_ask_for_what_the_adapter_and_prometheus_have(rendered: 
     targets = {metric["pods"]["metric"]["name"]: metric["pods"]["target"]["averageValue"] for metric in hpa["metrics"]}
     assert targets == {"ganserve_queue_rows_per_pod": "40", "ganserve_busy_per_pod": "700m"}
     assert targets.keys() == {rule["name"]["as"] for rule in adapter}
-    assert "replicas" not in one(rendered["cpu"], "Deployment")["spec"]
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "gan-ganserve"}
+    assert (hpa["scaleTargetRef"], hpa["minReplicas"], hpa["maxReplicas"]) == (deployment, 2, 8)
+    assert {metric["pods"]["target"]["type"] for metric in hpa["metrics"]} == {"AverageValue"}
+    # Pods come at once and go slowly.
+    assert hpa["behavior"]["scaleUp"]["stabilizationWindowSeconds"] == 0
+    assert hpa["behavior"]["scaleDown"] == {
+        "stabilizationWindowSeconds": 300,
+        "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
+    }
+    # A number of its own would undo the autoscaler's at each upgrade.
+    assert all("replicas" not in one(rendered[name], "Deployment")["spec"] for name in ("cpu", "gpu"))
     keda = one(rendered["gpu"], "ScaledObject")["spec"]
     assert keda["scaleTargetRef"] == {"name": "gan-ganserve"}
     assert (keda["minReplicaCount"], keda["maxReplicaCount"]) == (2, 4)
+    window = keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"]
+    assert (keda["cooldownPeriod"], window) == (300, 300)
+    for trigger in keda["triggers"]:
+        # Of a sum over all pods: KEDA divides it by their number.
+        assert (trigger["type"], trigger["metricType"]) == ("prometheus", "AverageValue")
+        assert trigger["metadata"].keys() == {"serverAddress", "query", "threshold"}
+        assert trigger["metadata"]["serverAddress"] == DEFAULTS["autoscaling"]["prometheus"]
+        assert 'namespace="serving"' in trigger["metadata"]["query"]
     queries = {trigger["metadata"]["query"]: trigger["metadata"]["threshold"] for trigger in keda["triggers"]}
     assert list(queries.values()) == ["25", "0.75"]
     for query, series in zip(queries, ("ganserve_queue_rows", "ganserve_engine_seconds_sum"), strict=True):
@@ -417,6 +591,8 @@ def test_the_autoscalers_ask_for_what_the_adapter_and_prometheus_have(rendered: 
 def test_clients_find_every_pod_and_gateways_one_address(rendered: Mapping[str, list[Any]]) -> None:
     objects = rendered["cpu"]
     assert one(objects, "Service", "gan-ganserve-headless")["spec"]["clusterIP"] == "None"
+    # A pod that starts or drains has no address in it.
+    assert "publishNotReadyAddresses" not in one(objects, "Service", "gan-ganserve-headless")["spec"]
     assert "clusterIP" not in one(objects, "Service")["spec"]
     route = one(objects, "GRPCRoute")["spec"]
     assert route == {
@@ -424,16 +600,52 @@ def test_clients_find_every_pod_and_gateways_one_address(rendered: Mapping[str, 
         "hostnames": ["gan.example.com"],
         "rules": [{"backendRefs": [{"name": "gan-ganserve", "port": 8001}]}],
     }
-    monitor = one(objects, "PodMonitor")
+    (rule,) = one(objects, "Ingress")["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert (rule["host"], path["path"], path["pathType"]) == ("gan.example.com", "/", "Prefix")
+    assert path["backend"] == {"service": {"name": "gan-ganserve", "port": {"name": "grpc"}}}
+    assert one(objects, "Ingress")["spec"]["ingressClassName"] == "nginx"
+    assert one(objects, "Ingress")["spec"]["tls"] == [{"hosts": ["gan.example.com"], "secretName": "gan-tls"}]
+
+
+def test_services_lead_to_the_port_of_calls_and_say_what_is_spoken_there(rendered: Mapping[str, list[Any]]) -> None:
+    for name, protocol in (("cpu", "kubernetes.io/h2c"), ("gpu", "https")):
+        template = one(rendered[name], "Deployment")["spec"]["template"]
+        ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+        assert ports == {"grpc": 8001, "metrics": 8002}
+        for service in ("gan-ganserve", "gan-ganserve-headless"):
+            spec = one(rendered[name], "Service", service)["spec"]
+            # Metrics are for Prometheus, which asks the pods.
+            expected = {"name": "grpc", "port": 8001, "targetPort": "grpc", "appProtocol": protocol}
+            assert spec["ports"] == [expected]
+            assert spec["selector"].items() <= template["metadata"]["labels"].items()
+
+
+def test_prometheus_finds_every_pod(rendered: Mapping[str, list[Any]]) -> None:
+    monitor = one(rendered["cpu"], "PodMonitor")
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
-    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    ports = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0]["ports"]
-    assert endpoint["port"] in {port["name"] for port in ports}
+    template = one(rendered["cpu"], "Deployment")["spec"]["template"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "path": "/metrics", "interval": "15s"}]
+    assert "metrics" in {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+
+
+def test_a_drain_of_nodes_takes_one_server_at_a_time(rendered: Mapping[str, list[Any]]) -> None:
+    for name in ("default", "cpu", "gpu"):
+        budget = one(rendered[name], "PodDisruptionBudget")["spec"]
+        assert budget["selector"] == one(rendered[name], "Deployment")["spec"]["selector"]
+        # A minimum would keep a single server's node from ever being drained; one that is not ready must not.
+        assert (budget["maxUnavailable"], budget["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+        assert "minAvailable" not in budget
 
 
 def test_nobody_calls_unless_named(rendered: Mapping[str, list[Any]]) -> None:
     closed = one(rendered["default"], "NetworkPolicy")["spec"]
     assert (closed["ingress"], closed["egress"]) == ([], [])
+    for objects in rendered.values():
+        for policy in (made["spec"] for made in objects if made["kind"] == "NetworkPolicy"):
+            # What is not named here is open, whatever the rules say.
+            assert policy["policyTypes"] == ["Ingress", "Egress"]
     opened = one(rendered["cpu"], "NetworkPolicy")["spec"]
     assert [(rule["from"], rule["ports"][0]["port"]) for rule in opened["ingress"]] == [
         (PEERS, "grpc"),
