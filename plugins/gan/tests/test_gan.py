@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from ganserve.spec import Noise
@@ -164,6 +165,35 @@ def test_it_learns_real_digits() -> None:
     start = distance()
     run(recipe, networks, images, 32, 600)
     assert distance() < 0.5 * start
+
+
+def test_a_preset_of_28x28_pixels_learns_digits_of_most_kinds() -> None:
+    """The objective, the optimizer and the dropout of ``fashion-28``, with narrower layers and a higher rate, in ten seconds of one core:
+    samples come nearer to real digits, and a classifier that has seen only real ones takes them for digits, of six kinds at least."""
+    narrow = {"generator": (128, 128), "discriminator": ((48, 5), (48, 5)), "rate": 2e-3}
+    config = {**PRESETS["fashion-28"], **narrow}
+    networks = build(config)
+    recipe = train(config, networks)
+    images = nn.functional.interpolate(digits(), config["image"][:2], mode="bilinear")
+    classifier = LogisticRegression(max_iter=1000).fit(images.flatten(1).numpy(), load_digits().target)
+
+    def measured() -> tuple[float, float, int]:
+        """The distance to real digits, how sure the classifier is, and of how many kinds it sees a hundredth at least."""
+        batch = Batch({"image": images[:500]}, Source(torch.Generator().manual_seed(1), 500))
+        with torch.no_grad():
+            samples = recipe.preview(networks, batch)
+        found = torch.from_numpy(classifier.predict_proba(samples.flatten(1).numpy()))
+        kinds = found.argmax(1).bincount(minlength=10)
+        distance = sliced_wasserstein(samples, images[:500])
+        return distance, found.max(1).values.mean().item(), int((kinds >= 5).sum())
+
+    start, unsure, _ = measured()
+    assert unsure < 0.3
+    run(recipe, networks, images, 32, 1000)
+    distance, sure, kinds = measured()
+    assert distance < 0.5 * start
+    assert sure > 0.7
+    assert kinds >= 6
 
 
 def test_the_family_is_registered() -> None:
