@@ -9,13 +9,12 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from ganserve import bundle
-from ganserve.spec import Input
 from ganserve_trainers import checkpoint
+from ganserve_trainers.classes import with_classes
 from ganserve_trainers.command import train
-from ganserve_trainers.export_command import export
+from ganserve_trainers.run import load_run
 
-NAMES = ["heart", "flag"]
+NAMES = ("heart", "flag")
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +41,14 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return {f"{name}.{key}": tensor for name, network in saved.networks.items() for key, tensor in network.items()}
 
 
-def test_classes_go_into_the_bundle_with_their_names_and_counts(images: Path, tmp_path: Path) -> None:
-    run, out = tmp_path / "run", tmp_path / "bundle"
-    assert start(run, images).exit_code == 0
-    done = CliRunner().invoke(export, [str(run), "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    sources: list[Input] = [
-        source for task in bundle.read(out).manifest.tasks for source in task.inputs if source.codec == "label"
-    ]
-    assert len(sources) == 2  # the tasks sample and invert
+def test_classes_go_into_the_spec_with_their_names_and_counts(images: Path, tmp_path: Path) -> None:
+    assert start(tmp_path, images).exit_code == 0
+    run = load_run(tmp_path)
+    tasks = with_classes(run.family.spec(run.config), run.config).tasks
+    sources = [source for task in tasks for source in task.inputs if source.codec == "label"]
+    assert len(sources) == 2  # of the tasks sample and invert
     for source in sources:
-        assert dict(source.options) == {"classes": 2, "names": NAMES, "counts": [4, 8]}
+        assert dict(source.options) == {"classes": 2, "names": NAMES, "counts": (4, 8)}
 
 
 def test_a_run_grows_from_one_of_a_lower_resolution(images: Path, tmp_path: Path) -> None:
