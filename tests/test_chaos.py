@@ -7,11 +7,16 @@ from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from bench.chaos import __main__ as chaos
 from bench.chaos import engine, faulty, lost, overload, rolling, soak
+from bench.chaos.live import live
 from bench.chaos.load import Once
+from bench.chaos.process import Watched
 from bench.chaos.scenario import Outcome, Scenario, sized
+from bench.chaos.servers import Place, server
+from ganserve.commands.process import free_port
 from ganserve.errors import Unavailable
 from ganserve.plugins import installed
 from ganserve.serving.server import ServerSettings, running
@@ -60,6 +65,14 @@ def test_lost_clients_leave_nothing_behind() -> None:
     """Its shortest form; memory, and how long a batch takes, are not looked at."""
     outcome = lost.run(0.01)
     assert outcome.right, outcome.measured
+
+
+def test_a_server_tells_the_memory_that_it_uses(echo: Path, tmp_path: Path) -> None:
+    place = replace(Place.free(echo, tmp_path / "log"), live_port=free_port())
+    with server(place) as process:
+        told = live(place.live_port)
+        assert 10_000_000 < told < Watched(process.pid, place.metrics_port).resident
+        assert live(place.live_port) == pytest.approx(told, rel=0.02)
 
 
 def test_rows_at_which_the_engine_fails_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:

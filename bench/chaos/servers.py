@@ -1,6 +1,7 @@
 """Real servers on ports that stay theirs: started, asked to end, started again."""
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ class Place(msgspec.Struct, frozen=True):
     management_port: int
     log: Path
     options: tuple[str, ...] = ONE_THREAD
+    live_port: int | None = None
+    """Where it tells how much memory it uses (:mod:`bench.chaos.live`); None: nowhere."""
 
     @classmethod
     def free(cls, bundles: Path, log: Path, *options: str) -> "Place":
@@ -42,12 +45,14 @@ class Place(msgspec.Struct, frozen=True):
 
     def start(self) -> subprocess.Popen[bytes]:
         """A server here, as an operator starts it; it is not ready yet."""
-        command = [sys.executable, "-m", "ganserve", "serve", str(self.bundles), *self.options]
+        program = ("ganserve",) if self.live_port is None else ("bench.chaos.live", str(self.live_port))
+        command = [sys.executable, "-m", *program, "serve", str(self.bundles), *self.options]
         ports = {"port": self.port, "metrics-port": self.metrics_port, "management-port": self.management_port}
         for name, port in ports.items():
             command += [f"--{name}", str(port)]
+        environment = {**os.environ, **({} if self.live_port is None else {"PYTHONMALLOC": "malloc"})}
         with self.log.open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 
     def wait_ready(self, model: str = "") -> None:
         """Return once it answers, or ``model`` does."""
