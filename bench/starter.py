@@ -8,8 +8,8 @@ index 0, 1, 2, … of one seed. The exit status is 1 where a bundle misses a bar
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -47,6 +47,8 @@ CLASSES = """Where no class is asked for, one is drawn as often as it comes in t
 
 GRID = 64
 OF_CLASS = 8
+SPREAD_OF = 16
+"""Samples of a class that are compared with each other."""
 PAIRS = 16
 QUERIES = 500
 """Images whose nearest training image is searched for the median distance."""
@@ -154,6 +156,21 @@ def measure_emoji(
         notes=f'"Fréchet distance" is that in {FEATURE_NAME} ({PACKAGE} {VERSION}). It is not FID and '
         "compares with nothing but other figures made the same way, from as many images.\n",
         passed=None,
+    )
+
+
+def measure_classes(samples: Mapping[str, np.ndarray], real: Labelled) -> tuple[str, str]:
+    """How much ``samples`` of each class differ, beside ``real`` images of it: a class whose samples are all the same has 0, one like the real 1."""
+    if real.labels is None:
+        raise DataError("the labelled images lack labels; expected a dataset.json beside them")
+    ratios = {
+        name: diversity_ratio(made, real.images[real.labels == index])
+        for index, (name, made) in enumerate(samples.items())
+    }
+    least = min(ratios, key=lambda name: ratios[name])
+    return (
+        "Mean pixel distance between two samples of a class / two real images of it, median of classes (and lowest)",
+        f"{np.median(list(ratios.values())):.3f} ({ratios[least]:.3f}, {least})",
     )
 
 
@@ -294,6 +311,7 @@ def fashion(folder: Path, seed: int, data: Path, samples: int) -> None:
 @seed_option
 @click.option("--data", required=True, type=existing_folder, help="Folder of the emoji images (img/google/64).")
 @click.option("--features", required=True, type=existing_folder, help=f"Unpacked npm package {PACKAGE} {VERSION}.")
+@click.option("--labelled", type=existing_folder, help="Folder of images with the labels that the model learned.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps computed features.")
 @click.option(
     "--samples",
@@ -302,15 +320,22 @@ def fashion(folder: Path, seed: int, data: Path, samples: int) -> None:
     show_default=True,
     help="Images in each set: at most half of the real ones.",
 )
-def emoji(folder: Path, seed: int, data: Path, features: Path, cache: Path | None, samples: int) -> None:
+def emoji(
+    folder: Path, seed: int, data: Path, features: Path, labelled: Path | None, cache: Path | None, samples: int
+) -> None:
     """Compare features of samples with those of real images, beside the difference between two sets of real ones."""
 
     def measure(images: np.ndarray) -> tuple[Report, np.ndarray]:
         real = read_images(data, images).images
         extract = remembered(FeatureExtractor(features), cache)
-        return measure_emoji(images, real, training_images(folder), extract, seed), real
+        report = measure_emoji(images, real, training_images(folder), extract, seed)
+        if labelled is not None:
+            figure = measure_classes(of_classes(folder, seed, SPREAD_OF), read_images(labelled, images))
+            report = replace(report, figures=[*report.figures, figure])
+        return report, real
 
-    publish(folder, seed, samples, "emoji --bundle BUNDLE --data IMAGE_FOLDER --features NSFWJS_PACKAGE", measure)
+    command = "emoji --bundle BUNDLE --data IMAGE_FOLDER --features NSFWJS_PACKAGE"
+    publish(folder, seed, samples, f"{command} --labelled LABELLED_FOLDER" if labelled else command, measure)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from ganserve import bundle, plugins
 from ganserve.bundle import Bundle
 from ganserve.codecs.seeds import draw, draw_labels
-from ganserve.errors import BundleError
+from ganserve.errors import BundleError, DataError
 from ganserve.spec import Noise
 from ganserve.testing.echo import LABELS, write_bundle
 from ganserve_trainers.command import train
@@ -104,6 +104,19 @@ def test_a_page_shows_each_class(starter: ModuleType, tmp_path: Path):
     with Image.open(classed.folder / "classes.webp") as picture:
         down = -(-len(LABELS) // 2)
         assert picture.size == (2 * (150 + 2 + 8 * (width + 2)), down * (2 + height + 2))
+
+
+def test_a_class_whose_samples_are_all_the_same_shows(starter: ModuleType):
+    real = starter.Labelled((load_digits().images * 15.9375).astype(np.uint8)[:, :, :, None], load_digits().target)
+    names = [f"digit {index}" for index in range(10)]
+    made = {name: real.images[real.labels == index][:16] for index, name in enumerate(names)}
+    said, figure = starter.measure_classes(made, real)
+    assert said.endswith("median of classes (and lowest)")
+    assert 0.9 < float(figure.split()[0]) < 1.1
+    made["digit 3"] = made["digit 3"][:1].repeat(16, axis=0)
+    assert starter.measure_classes(made, real)[1].endswith("(0.000, digit 3)")
+    with pytest.raises(DataError, match=r"expected a dataset\.json"):
+        starter.measure_classes(made, starter.Labelled(real.images, None))
 
 
 def test_real_images_pass_where_noise_fails(starter: ModuleType, digits_as_idx: Path):
