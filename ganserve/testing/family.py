@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,11 +125,13 @@ class FamilyConformance:
             assert (four / name).read_bytes() == (resumed / name).read_bytes(), f"{name} differs after a resume"
 
     def test_the_bundle_declares_the_spec(self, record: Family, bundle: Bundle) -> None:
-        """Export keeps names, types and shapes."""
+        """Export keeps names, types and shapes; all that it adds is what the data says of classes."""
         spec = record.spec(record.config("tiny"))
         declared = [(graph.name, graph.inputs, graph.outputs) for graph in bundle.manifest.graphs]
         assert declared == [(graph.name, graph.inputs, graph.outputs) for graph in spec.graphs]
-        assert bundle.manifest.tasks == spec.tasks
+        assert [_apart_from_data(task) for task in bundle.manifest.tasks] == [
+            _apart_from_data(task) for task in spec.tasks
+        ]
 
     def test_onnx_equals_torch(self, bundle: Bundle) -> None:
         """On every batch size and, where sizes are free, at several, within the tolerance of serving; the export's own figure is stricter."""
@@ -292,6 +295,17 @@ class FamilyConformance:
 
 def _ganserve(*arguments: str) -> None:
     cli.main(list(arguments), prog_name="ganserve", standalone_mode=False)
+
+
+def _apart_from_data(task: Task) -> Task:
+    """``task`` without the names and counts of classes, which a data set may have given."""
+    inputs = (
+        msgspec.structs.replace(
+            source, options={name: value for name, value in source.options.items() if name not in ("names", "counts")}
+        )
+        for source in task.inputs
+    )
+    return msgspec.structs.replace(task, inputs=tuple(inputs))
 
 
 def _newest(run: Path) -> Path:

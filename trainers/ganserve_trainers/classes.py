@@ -17,11 +17,12 @@ def with_classes(spec: Spec, config: Mapping[str, Any]) -> Spec:
     if CONFIG not in config:
         return spec
     classes: Classes = config[CONFIG]
+    known = {name: value for name, value in msgspec.structs.asdict(classes).items() if value}
 
     def told(source: Input) -> Input:
         if source.codec != "label":
             return source
-        return msgspec.structs.replace(source, options={**source.options, **msgspec.structs.asdict(classes)})
+        return msgspec.structs.replace(source, options={**source.options, **known})
 
     tasks = (msgspec.structs.replace(task, inputs=tuple(map(told, task.inputs))) for task in spec.tasks)
     return msgspec.structs.replace(spec, tasks=tuple(tasks))
