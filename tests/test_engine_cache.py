@@ -1,5 +1,6 @@
 """What engines have built is kept for this user alone, whole, and checked before it is used."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ganserve.engines import Options, cache, openvino
+from ganserve.engines import Options, cache, openvino, tensorrt
 from ganserve.errors import EngineError
 from ganserve.testing import graphs
 
@@ -58,12 +59,46 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
         "from ganserve.engines import cache\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        f"cache.write(Path({str(path)!r}), b'x' * {4 * limit})\n"
+        f"cache.{{}}(Path({str(path)!r}), b'x' * {4 * limit})\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "File too large" in done.stderr
-    assert cache.read(path) == b"an engine"
-    assert list(tmp_path.iterdir()) == [path]
+    said = f"the built engine of {4 * limit} bytes cannot be kept at {path}: File too large; make room there, or name another folder"
+    for does, told in (("write", f"ganserve.errors.EngineError: {said}"), ("keep", f"{said}; until then the engine")):
+        done = subprocess.run([sys.executable, "-c", script.format(does)], capture_output=True, text=True, check=False)
+        assert done.returncode == (does == "write")
+        assert told in done.stderr
+        assert cache.read(path) == b"an engine"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_an_engine_that_cannot_be_kept_serves_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(cache, "_write", no_room)
+    tiny = graphs.synthesis(tmp_path)
+    session = openvino.load(tiny.file, Options(graph=tiny.graph, cache_dir=tmp_path / "cache"))
+    feeds = {name: session.upload(array) for name, array in tiny.rows(0, 2).items()}
+    outputs = [tensor.name for tensor in tiny.graph.outputs]
+    assert all(np.isfinite(session.download(value)).all() for value in session.run(feeds, outputs).values())
+    session.close()
+    assert "No space left on device; make room there" in caplog.text
+    assert not (tmp_path / "cache").exists()
+
+
+def test_compile_says_that_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = graphs.synthesis(tmp_path)
+
+    monkeypatch.setattr(cache, "_write", no_room)
+    monkeypatch.setattr(tensorrt, "_place", lambda *_: (tmp_path / "one.engine", "none"))
+    monkeypatch.setattr(tensorrt, "_found", lambda *_: (b"an engine", False))
+    with pytest.raises(
+        EngineError, match=r"engine of 9 bytes cannot be kept at .*: No space left on device; make room"
+    ):
+        tensorrt.compile(tiny.file, tmp_path, Options(graph=tiny.graph))
 
 
 def test_a_folder_that_others_may_write_to_keeps_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ whenever the file is read: what a disk has damaged is built anew.
 """
 
 import hashlib
+import logging
 import os
 import stat
 import threading
@@ -14,6 +15,8 @@ import onnx
 from onnx.external_data_helper import ExternalDataInfo
 
 from ganserve.errors import EngineError
+
+log = logging.getLogger(__name__)
 
 _OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -74,8 +77,25 @@ def read(path: Path) -> bytes | None:
     return data if hashlib.sha256(data).digest() == digest else None
 
 
+def keep(path: Path, data: bytes) -> None:
+    """:func:`write` for an engine that is about to serve: where there is no room it serves all the same, and is built anew the next time."""
+    try:
+        write(path, data)
+    except EngineError as error:
+        log.warning("%s; until then the engine is built at every start", error)
+
+
 def write(path: Path, data: bytes) -> None:
-    """Keep ``data`` at ``path``, in a folder that is made if missing."""
+    """Keep ``data`` at ``path``, in a folder that is made if missing; :class:`EngineError` where it cannot be written."""
+    try:
+        _write(path, data)
+    except OSError as error:
+        raise EngineError(
+            f"the built engine of {len(data)} bytes cannot be kept at {path}: {error.strerror}; make room there, or name another folder"
+        ) from error
+
+
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=stat.S_IRWXU)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)

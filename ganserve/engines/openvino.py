@@ -171,7 +171,7 @@ class OpenVinoSession:
                 return _Compiled(self._openvino, self._core.import_model(blob, self._device, self._settings))
             compiled = self._core.compile_model(self._read(size), self._device, self._settings)
             if kept is not None:
-                cache.write(kept, compiled.export_model().getvalue())
+                cache.keep(kept, compiled.export_model().getvalue())
             return _Compiled(self._openvino, compiled)
         except Exception as error:  # OpenVINO has exception types without a common base
             rows = "any number of" if size == _ANY else size

@@ -73,7 +73,9 @@ def compile(graph_file: Path, folder: Path, options: Options) -> Built:  # noqa:
     all that the engine depends on. Raises :class:`EngineError` with TensorRT's own messages.
     """
     path, builder = _place(graph_file, folder, options)
-    _, cached = _kept(path, graph_file, options)
+    plan, cached = _found(path, graph_file, options)
+    if not cached:
+        cache.write(path, plan)
     return Built(path=path, size=path.stat().st_size, builder=builder, cached=cached)
 
 
@@ -104,7 +106,9 @@ class TensorRtSession:
             plan = _build(trt, graph_file, options)
         else:
             path, _ = _place(graph_file, options.cache_dir, options)
-            plan, _ = _kept(path, graph_file, options)
+            plan, kept = _found(path, graph_file, options)
+            if not kept:
+                cache.keep(path, plan)
         log = _log(trt)
         # The engine needs its runtime, and the context its engine, for as long as they live.
         self._runtime: Any = trt.Runtime(log)
@@ -156,13 +160,11 @@ class TensorRtSession:
             self._context = self._engine = self._runtime = None
 
 
-def _kept(path: Path, graph_file: Path, options: Options) -> tuple[bytes, bool]:
-    """The engine that is kept at ``path``, or a new one, which is kept there then; and whether it was there."""
+def _found(path: Path, graph_file: Path, options: Options) -> tuple[bytes, bool]:
+    """The engine that is kept at ``path``, or else a new one; and whether it was there."""
     if (kept := cache.read(path)) is not None:
         return kept, True
-    plan = _build(_tensorrt(), graph_file, options)
-    cache.write(path, plan)
-    return plan, False
+    return _build(_tensorrt(), graph_file, options), False
 
 
 def _place(graph_file: Path, folder: Path, options: Options) -> tuple[Path, str]:
