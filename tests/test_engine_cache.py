@@ -1,12 +1,15 @@
 """What engines have built is kept for this user alone, whole, and checked before it is used."""
 
+import contextlib
 import errno
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -148,3 +151,33 @@ def test_openvino_takes_what_it_compiled_and_nothing_that_is_damaged_or_anothers
 
     loaded(Options(graph=tiny.graph, cache_dir=tmp_path / "cache", threads=2))
     assert len(sorted((tmp_path / "cache").iterdir())) == 4, "other settings, other engines"
+
+
+def test_another_openvino_another_machine_or_another_precision_finds_nothing(tmp_path: Path) -> None:
+    ov = pytest.importorskip("openvino")
+    tiny = graphs.synthesis(tmp_path)
+    options = Options(graph=tiny.graph, cache_dir=tmp_path / "cache")
+    get_property = ov.Core.get_property
+
+    def kept(options: Options = options) -> set[Path]:
+        """The files there are after a session was loaded, and one row's graph compiled."""
+        openvino.load(tiny.file, options).close()
+        return set((tmp_path / "cache").iterdir())
+
+    def answers(name: str, value: object) -> Callable[..., object]:
+        return lambda core, *asked: value if asked[1:] == (name,) else get_property(core, *asked)
+
+    number = len(kept())
+    assert number == len(kept()) == 1
+    for name, value in (("FULL_DEVICE_NAME", "another processor"), ("OPTIMIZATION_CAPABILITIES", ["FP32"])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ov.Core, "get_property", answers(name, value))
+            number += 1
+            assert len(kept()) == len(kept()) == number, name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ov, "__version__", f"{ov.__version__}.1")
+        number += 1
+        assert len(kept()) == len(kept()) == number, "another version"
+    with contextlib.suppress(EngineError):  # where the processor has no bf16; that is seen in what was compiled
+        kept(msgspec.structs.replace(options, precision="bf16"))
+    assert len(kept()) == number + 1, "another precision"

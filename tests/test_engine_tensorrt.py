@@ -2,12 +2,14 @@
 
 import os
 import stat
+import typing
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from ganserve.engines import Options, tensorrt
+from ganserve.engines import Options, Precision, tensorrt
 from ganserve.errors import EngineError
 from ganserve.testing import graphs
 from ganserve.testing.engines import EngineConformance
@@ -90,6 +92,43 @@ def test_other_weights_sizes_or_precisions_are_other_engines(tmp_path: Path) -> 
     (tmp_path / "synthesis.bin").write_bytes(bytes(weights))
     changed = tensorrt.compile(tiny.file, tmp_path / "engines", Options(graph=tiny.graph, max_rows=16))
     assert len({engine.path, wider.path, changed.path}) == 3
+    # TensorRT RTX would refuse to build the others.
+    options = [Options(graph=tiny.graph, max_rows=16, precision=name) for name in typing.get_args(Precision)]
+    places = {tensorrt._place(tiny.file, engine.path.parent, one)[0] for one in options}
+    assert changed.path in places
+    assert len(places) == len(options) == 3
+
+
+def test_another_version_of_tensorrt_is_another_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, engine = built(tmp_path)
+    options = Options(graph=tiny.graph, max_rows=16, cache_dir=engine.path.parent)
+    assert not tensorrt.must_build(tiny.file, options)
+    monkeypatch.setattr(trt, "__version__", f"{trt.__version__}.1")
+    assert tensorrt.must_build(tiny.file, options)
+    _, newer = built(tmp_path)
+    assert not newer.cached
+    assert newer.path != engine.path
+
+
+def test_an_engine_fits_the_kind_of_gpu_that_built_it_but_one_of_rtx_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = graphs.synthesis(tmp_path)
+
+    def places(package: str) -> set[Path]:
+        """Where engines of ``package`` are kept on three GPUs, of two kinds."""
+        monkeypatch.setattr(tensorrt, "_tensorrt", lambda: SimpleNamespace(__name__=package, __version__="10.0"))
+        found = set()
+        for capability in ((8, 0), (9, 0), (9, 0)):
+            monkeypatch.setattr(
+                tensorrt, "_device", lambda options, is_of=capability: SimpleNamespace(capability=is_of)
+            )
+            found.add(tensorrt._place(tiny.file, tmp_path, Options(graph=tiny.graph))[0])
+        return found
+
+    assert len(places("tensorrt")) == 2
+    assert len(places("tensorrt_rtx_bindings")) == 1
+    assert not places("tensorrt") & places("tensorrt_rtx_bindings")
 
 
 def test_reduced_precision_is_refused_where_the_graph_decides(tmp_path: Path) -> None:

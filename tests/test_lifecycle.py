@@ -34,6 +34,7 @@ from ganserve.spec import Engine
 from ganserve.testing.echo import image_of, write_bundle
 from ganserve.testing.server import Serving, serving
 
+from .parsing import parsed
 from .test_repository import wrong_golden
 
 ROOT = Path(__file__).parent.parent
@@ -794,3 +795,10 @@ def test_serve_refuses_a_rule_that_is_none() -> None:
     result = CliRunner().invoke(cli, ["serve", "--versions", "m=newest"])
     assert result.exit_code == 2
     assert "'newest' names no versions; write all, latest, latest:2, or numbers such as 1,3" in result.output
+
+
+def test_serve_watches_no_folder_unless_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GANSERVE_SERVE_WATCH", raising=False)
+    assert parsed("serve", [])["watch"] is None
+    assert parsed("serve", ["--watch", "5"])["watch"] == 5
+    assert Lifecycle().watch is None
