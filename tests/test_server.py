@@ -552,25 +552,38 @@ async def test_a_deadline_that_cannot_be_met_is_told_by_the_server_before_any_ro
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_a_caller_that_vanishes_frees_its_rows(one: Up, streaming: bool) -> None:
-    gate = one.gate("alone")
-    message = request("alone", count=200, seed=1)
+@pytest.mark.parametrize(
+    ("task", "fields"),
+    [("alone", {}), ("walk", {"numbers": {"steps": pb.Numbers(values=[50])}})],
+    ids=["alone", "walk"],
+)
+async def test_a_caller_that_vanishes_frees_its_rows(
+    one: Up, task: str, fields: dict[str, Any], streaming: bool
+) -> None:
+    gate = one.gate(task)
+    gate.open.clear()
+    message = request(task, count=200, seed=1, **fields)
     call = (
         one.generation.SampleStream(pb.SampleStreamRequest(sample=message))
         if streaming
         else one.generation.Sample(message)
     )
-    if streaming:
+    gate.passes.release(3)
+    if streaming and task == "alone":
         for _ in range(3):
             await call.read()
-    gate.open.clear()
-    await one.until(lambda: one.metric("ganserve_queue_rows", device="cpu") > 0 or gate.runs == 200)
+    await one.until(lambda: gate.runs == 3 and gate.waiting == 1)
+    assert one.metric("ganserve_queue_rows", device="cpu") > 0
+    runs = gate.runs
     call.cancel()
     await one.waiting(0)
     await one.until(lambda: one.metric("ganserve_in_flight_requests") == 0)
-    assert one.metric("ganserve_requests_total", model="echo", task="alone", code="CANCELLED") == 1
+    assert one.metric("ganserve_requests_total", model="echo", task=task, code="CANCELLED") == 1
     gate.open.set()
+    # These rows run after whatever the engine still had to run.
     assert len((await one.generation.Sample(request(count=2))).samples) == 2
+    assert gate.runs <= runs + 1, "the batch that ran when the caller left, and no other"
+    assert one.metric("ganserve_queue_rows", device="cpu") == 0
 
 
 async def test_a_reader_that_stalls_is_not_sent_more_than_the_wire_holds_and_frees_its_rows_when_it_goes(
