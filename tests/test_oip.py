@@ -257,10 +257,15 @@ def test_labels_are_numbers_or_names(client: triton.InferenceServerClient, label
     np.testing.assert_array_equal(made.as_numpy("image"), image_of(z + np.array([[0], [2]], np.float32)))
 
 
-def test_truncation_as_fp64_is_that_of_ganserve_v1(client: triton.InferenceServerClient, own: Client) -> None:
-    made = echo(client, given("seed", [9], "INT64"), given("truncation", [0.3], "FP64"), parameters={"count": 4})
-    theirs = own.sample("echo", 4, task="sample", seed=9, truncation=0.3, format="raw")
+@pytest.mark.parametrize(("datatype", "value"), [("FP64", 0.3), ("FP32", 0.5)])
+def test_truncation_is_that_of_ganserve_v1(
+    client: triton.InferenceServerClient, own: Client, datatype: str, value: float
+) -> None:
+    made = echo(client, given("seed", [9], "INT64"), given("truncation", [value], datatype), parameters={"count": 4})
+    theirs = own.sample("echo", 4, task="sample", seed=9, truncation=value, format="raw")
     np.testing.assert_array_equal(made.as_numpy("image"), theirs.arrays())
+    whole = own.sample("echo", 4, task="sample", seed=9, format="raw")
+    assert (made.as_numpy("image") != whole.arrays()).any()
 
 
 def test_latents_are_entered_and_returned(client: triton.InferenceServerClient) -> None:
