@@ -11,8 +11,10 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
@@ -25,6 +27,7 @@ from ganserve.testing.echo_inversion import write_inversion_bundle
 from ganserve.testing.echo_pictures import blend_of, double_of, measure_of, negative_of
 from ganserve.testing.echo_style import LAYERS, write_style_bundle
 from ganserve.testing.server import Serving, serving
+from ganserve.v1 import generation_pb2, generation_pb2_grpc
 
 ROOT = Path(__file__).parent.parent
 
@@ -482,6 +485,53 @@ def test_what_is_wrong_with_pictures_and_values_is_told_by_name(
     status, message = refusal(lambda: client.infer("echo", inputs, parameters={"task": task, **more}))
     assert status == "INVALID_ARGUMENT"
     assert message.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("label", "wrong"),
+    [
+        (given("label", [0, 3], "INT64"), {"index": 3}),
+        (given("label", ["circle", "cirle"], "BYTES"), {"name": "cirle"}),
+    ],
+    ids=["INT64", "BYTES"],
+)
+def test_details_of_what_is_wrong_are_those_of_ganserve_v1(
+    server: Serving, label: triton.InferInput, wrong: dict[str, Any]
+) -> None:
+    message = inference.message_types()
+    request = message["ModelInferRequest"](model_name="echo")
+    request.parameters["task"].string_param = "sample"
+    request.inputs.add(name="label", datatype=label.datatype(), shape=label.shape())
+    request.raw_input_contents.append(label._get_content())
+    labels = [generation_pb2.Label(index=0), generation_pb2.Label(**wrong)]
+    theirs = generation_pb2.SampleRequest(model="echo", task="sample", count=2, labels=labels)
+    with grpc.insecure_channel(server.address) as channel:
+        infer = channel.unary_unary(
+            f"/{inference.SERVICE}/ModelInfer",
+            request_serializer=message["ModelInferRequest"].SerializeToString,
+            response_deserializer=message["ModelInferResponse"].FromString,
+        )
+        told = [
+            wrong_fields(lambda: infer(request)),
+            wrong_fields(lambda: generation_pb2_grpc.GenerationStub(channel).Sample(theirs)),
+        ]
+    (field, fault), (own_field, own_fault) = told
+    assert (field, own_field) == ("inputs[label][1]", "labels[1]")
+    assert fault == own_fault
+    assert "is no class of this model" in fault
+
+
+def wrong_fields(call: Callable[[], Any]) -> tuple[str, str]:
+    """The one field that ``call`` is refused for, as invalid, and what is wrong with it, by the details of the status."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    (bad,) = [detail for detail in status.details if detail.Is(error_details_pb2.BadRequest.DESCRIPTOR)]
+    bad.Unpack(request := error_details_pb2.BadRequest())
+    (violation,) = request.field_violations
+    return violation.field, violation.description
 
 
 def test_outputs_that_are_not_there_are_refused(client: triton.InferenceServerClient) -> None:

@@ -8,13 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from tritonclient.utils import InferenceServerException
 
-from ganserve import Client
+from ganserve import Client, inference
 from ganserve.serving.policy import Lifecycle
 from ganserve.serving.service_oip import LOOK_SECONDS
 from ganserve.testing.echo import SIZE, image_of
@@ -225,6 +228,21 @@ def test_a_full_queue_says_when_to_come_back(echo: Path) -> None:
         with pytest.raises(InferenceServerException) as caught:
             client.infer("echo", entered(1), parameters=SAMPLE)
         assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+        # Triton's client shows no details, so this one is asked by hand.
+        request = inference.message_types()["ModelInferRequest"](model_name="echo")
+        request.parameters["task"].string_param = "sample"
+        with grpc.insecure_channel(small.address, [("grpc.enable_retries", 0)]) as channel:
+            infer = channel.unary_unary(f"/{inference.SERVICE}/ModelInfer")
+            with pytest.raises(grpc.RpcError) as refused:
+                infer(request.SerializeToString(), timeout=PATIENCE)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "4 rows are waiting and 1 more exceed the queue's 4" in refused.value.details()
+        status = rpc_status.from_call(refused.value)
+        (detail,) = [one for one in status.details if one.Is(error_details_pb2.RetryInfo.DESCRIPTOR)]
+        detail.Unpack(retry := error_details_pb2.RetryInfo())
+        assert retry.retry_delay.ToMilliseconds() > 0
+        trailers = dict(refused.value.trailing_metadata())
+        assert int(trailers["grpc-retry-pushback-ms"]) == retry.retry_delay.ToMilliseconds()
         gate.open.set()
         assert heard.result().as_numpy("image").shape[0] == 1
 
