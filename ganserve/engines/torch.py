@@ -138,10 +138,17 @@ def _module(graph_file: Path, options: Options) -> Any:
     try:
         manifest = bundle.read(graph_file.parent).manifest
         family = plugins.load().family(manifest.family)
-        networks = plugins.resolve(family.build)(manifest.config)
-        modules = plugins.resolve(MODULES)(family, manifest.config, networks)
+        build, export = plugins.resolve(family.build), plugins.resolve(MODULES)
     except (BundleError, PluginError) as error:
         raise EngineError(f"torch cannot rebuild graph {name!r} of {graph_file}: {error}") from error
+    try:
+        modules = export(family, manifest.config, build(manifest.config))
+    except (
+        Exception
+    ) as error:  # a plugin's code may fail in any way, most of all at a bundle of another of its versions
+        raise EngineError(
+            f"torch cannot rebuild graph {name!r} of {graph_file}: family {family.name} raised {error!r}; use the engine onnxruntime"
+        ) from error
     if name not in modules:
         raise EngineError(
             f"torch cannot rebuild graph {name!r} of {graph_file}: it was given as ONNX; use the engine onnxruntime"

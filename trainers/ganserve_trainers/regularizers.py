@@ -59,7 +59,7 @@ def path_length_penalty(lengths: Tensor, average: Tensor, decay: float = 0.01) -
 
 
 def diversity(one: Tensor, two: Tensor, z_one: Tensor, z_two: Tensor, enough: float = 0.2) -> Tensor:
-    """Yang et al., 2019 ("Diversity-Sensitive Conditional Generative Adversarial Networks"), eq. 2: E[min(|G(c, z1) - G(c, z2)| / |z1 - z2|, tau)].
+    """Yang et al., 2019 ("Diversity-Sensitive Conditional Generative Adversarial Networks"), their L_z(G): E[min(|G(c, z1) - G(c, z2)| / |z1 - z2|, tau)].
 
     A generator adds it, with a negative weight, where its images of a class c come out all the same. ``one`` and ``two`` are images
     of the latents ``z_one`` and ``z_two``, row by row of one class; distances are means of absolute differences, and ``enough`` is

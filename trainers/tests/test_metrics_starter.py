@@ -106,6 +106,11 @@ def test_a_page_shows_each_class(starter: ModuleType, tmp_path: Path):
         assert picture.size == (2 * (150 + 2 + 8 * (width + 2)), down * (2 + height + 2))
 
 
+def test_rows_of_grey_images_have_names_too(starter: ModuleType):
+    rows = {"one": np.zeros((2, 8, 8, 1), np.uint8), "two": np.full((2, 8, 8, 1), 9, np.uint8)}
+    assert starter.named_rows(rows).shape == (12, 2 * (150 + 2 + 2 * 10), 3)
+
+
 def test_a_class_whose_samples_are_all_the_same_shows(starter: ModuleType):
     real = starter.Labelled((load_digits().images * 15.9375).astype(np.uint8)[:, :, :, None], load_digits().target)
     names = [f"digit {index}" for index in range(10)]

@@ -20,12 +20,11 @@ def build(config: Mapping[str, Any]) -> dict[str, nn.Module]:
     """``mapping``, ``synthesis`` and ``discriminator`` with fresh weights, and ``ada`` if the preset augments."""
     widths = [(side, channels(config, side)) for side in resolutions(config)]
     colours, classes = config["image"][2], config["classes"]
+    alike = config.get("alike", False)  # older runs and bundles do not say
     networks: dict[str, nn.Module] = {
         "mapping": MappingNetwork(config["z"], config["w"], config["mapping"], classes),
         "synthesis": Synthesis(widths, colours, config["w"], config["noise"], config["rgb"]),
-        "discriminator": Discriminator(
-            widths[::-1], colours, config["group"], config["residual"], classes, config["alike"]
-        ),
+        "discriminator": Discriminator(widths[::-1], colours, config["group"], config["residual"], classes, alike),
     }
     if config["augment"]:
         networks["ada"] = AdaptiveAugmentation(config["augment"], kimg=config["p_kimg"])

@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ganserve.errors import TrainingError
 from ganserve_stylegan2 import layers, pixels
 from ganserve_stylegan2.mapping import MappingNetwork, mixed, normalized
 from ganserve_stylegan2.synthesis import Synthesis
@@ -35,6 +36,7 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
     mapping, synthesis = cast(MappingNetwork, networks["mapping"]), cast(Synthesis, networks["synthesis"])
     discriminator, ada = networks["discriminator"], cast(AdaptiveAugmentation | None, networks.get("ada"))
     loss, rows = LOSSES["non_saturating"], layers(config)
+    weight = config.get("diversity", 0.0)  # older runs do not say
 
     def labels(batch: Batch, count: int) -> Labels:
         """The first ``count`` labels, as a last argument; none where the preset has no classes."""
@@ -64,16 +66,18 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
 
     def generator_loss(batch: Batch) -> tuple[Tensor, Logs]:
         z, given = batch.source.normal(config["z"]), labels(batch, batch.rows)
-        if not config["diversity"]:
+        if not weight:
             return loss.generator(judge(batch, generate(batch, styles(batch, z, given)), given)), {}
         # Two images of each label of half the batch.
         half = batch.rows // 2
+        if batch.rows % 2:
+            raise TrainingError(f"diversity compares images two by two: --batch must be even, not {batch.rows}")
         given = tuple(torch.cat([label[:half], label[:half]]) for label in given)
-        images = generate(batch, styles(batch, z[: 2 * half], given))
-        ratio = diversity(images[:half], images[half:], normalized(z[:half]), normalized(z[half : 2 * half]))
+        images = generate(batch, styles(batch, z, given))
+        ratio = diversity(images[:half], images[half:], normalized(z[:half]), normalized(z[half:]))
         adversarial = loss.generator(judge(batch, images, given))
         logs = {"adversarial": adversarial.detach(), "diversity": ratio.detach()}
-        return adversarial - config["diversity"] * ratio, logs
+        return adversarial - weight * ratio, logs
 
     def path_loss(batch: Batch) -> tuple[Tensor, Logs]:
         count = max(1, batch.rows // PATH_SHRINK)

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ganserve.errors import TrainingError
 from ganserve_stylegan2 import PRESETS, layers, pixels
 from ganserve_stylegan2.mapping import normalized
 from ganserve_stylegan2.network import build
@@ -146,6 +147,18 @@ def test_diversity_compares_two_images_of_each_label() -> None:
     assert 0 < apart < 0.2
     assert logs["diversity"].item() == pytest.approx(apart.item())
     assert loss.item() == pytest.approx(F.softplus(-logits).mean().item() - 3 * apart.item(), rel=1e-5)
+
+
+def test_diversity_needs_pairs() -> None:
+    config = tiny(augment=(), diversity=3.0)
+    with pytest.raises(TrainingError, match="--batch must be even, not 7"):
+        phase(train(config, build(config)), "generator").loss(batch(7))
+
+
+def test_a_configuration_from_before_diversity_and_alike_is_read() -> None:
+    config = {key: value for key, value in tiny(augment=()).items() if key not in ("alike", "diversity")}
+    _, logs = phase(train(config, build(config)), "generator").loss(batch())
+    assert logs == {}
 
 
 def test_r1_by_hand() -> None:

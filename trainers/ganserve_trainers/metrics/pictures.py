@@ -45,10 +45,11 @@ def beside_neighbours(samples: np.ndarray, neighbours: np.ndarray, columns: int 
 
 
 def named_rows(rows: Mapping[str, np.ndarray], columns: int = 2, *, gap: int = 2) -> np.ndarray:
-    """Each of ``rows``, uint8 ``[n, H, W, 3]`` for a class, beside its name; the rows in ``columns`` columns, down the first one first."""
+    """Each of ``rows``, uint8 ``[n, H, W, 1 or 3]`` for a class, beside its name; the rows in ``columns`` columns, down the first one first."""
     drawn = []
     for name, images in rows.items():
         strip = grid(images, len(images), gap=gap)
+        strip = np.broadcast_to(strip, (*strip.shape[:2], 3))
         plate = Image.new("RGB", (NAME_WIDTH, len(strip)), "white")
         ImageDraw.Draw(plate).text((NAME_WIDTH - 4, len(strip) // 2), name, fill="black", anchor="rm")
         drawn.append(np.concatenate([np.asarray(plate), strip], axis=1))
