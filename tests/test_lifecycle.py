@@ -450,6 +450,31 @@ async def test_many_calls_for_more_models_than_there_is_room_for_all_get_theirs(
     await repository.close()
 
 
+async def test_calls_of_a_version_that_another_change_loads_do_not_keep_its_room_from_that(
+    tmp_path: Path, size: int
+) -> None:
+    for version in (1, 2, 3):
+        write(tmp_path / "m" / str(version), version=version)
+    repository = make(tmp_path, max_model_bytes=2 * size, lazy=True)
+    await repository.start()
+    loading = asyncio.create_task(repository.load("m"))
+    while states(repository)[2] != ("m", 3, "ready"):
+        await asyncio.sleep(0)
+    assert not loading.done(), "2 is to be loaded, and 1 in its place"
+    model, _ = await asyncio.wait_for(asyncio.gather(repository.use("m", 2), loading), 60)
+    assert model.manifest.version == 2
+    assert states(repository) == [("m", 1, "ready"), ("m", 2, "idle"), ("m", 3, "ready")]
+    await repository.close()
+
+
+async def test_a_load_that_waits_for_room_may_have_that_of_a_model_that_came_meanwhile(three: Path, size: int) -> None:
+    repository = make(three, max_model_bytes=size, lazy=True)
+    await repository.start()
+    await asyncio.wait_for(asyncio.gather(*map(repository.load, "abc")), 60)
+    assert [state for *_, state in states(repository)].count("ready") == 1
+    await repository.close()
+
+
 async def test_what_can_never_have_room_is_refused(three: Path, size: int) -> None:
     repository = make(three, max_model_bytes=size - 1, lazy=True)
     await repository.start()

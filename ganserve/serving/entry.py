@@ -32,8 +32,8 @@ class Entry(msgspec.Struct, eq=False):
     """Whether it does not answer because its engine hangs: its sessions are being replaced, or could not be."""
     waiting: int = 0
     """The calls that wait until it is loaded."""
-    waking: asyncio.Task[None] | None = None
-    """What loads it for them."""
+    awake: asyncio.Future[None] | None = None
+    """What they wait for."""
 
     @property
     def name(self) -> str:
@@ -54,3 +54,11 @@ class Entry(msgspec.Struct, eq=False):
     def able(self) -> bool:
         """Whether it can answer a call, maybe after it has been loaded."""
         return self.state in ("ready", "idle")
+
+    def rouse(self, task: asyncio.Task[None] | None = None) -> None:
+        """Have the calls that wait look again, or raise what ``task`` raised."""
+        awake, self.awake = self.awake, None
+        if awake is not None and task is not None and (error := task.exception()) is not None:
+            awake.set_exception(error)
+        elif awake is not None:
+            awake.set_result(None)

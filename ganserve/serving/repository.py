@@ -260,6 +260,7 @@ class Repository(Register):
             for loaded, session in zip(hung, sessions, strict=True):
                 loaded.session = session
             self._set_ready(model, hung, True)
+            self._residence.notify()
             log.info("%s %d: the engine that hung has been replaced", model.name, model.manifest.version)
         finally:
             model.end()
@@ -293,6 +294,9 @@ class Repository(Register):
         """Have ``model`` take over from what ``entry`` had."""
         old, entry.model = entry.model, model
         entry.state, entry.reason, entry.hung = "ready", "", False
+        # Whoever waits for room may have this one's now, once the calls that wait for it have begun.
+        entry.rouse()
+        self._residence.notify()
         if model.awaits:
             entry.reason = f"{', '.join(model.awaits)} is being built; meanwhile other engines answer"
             self._spawn(self._build(entry, model), self._builds)
@@ -369,23 +373,21 @@ class Repository(Register):
         """Have ``entry`` loaded, for all calls that wait for it at once."""
         entry.waiting += 1
         try:
-            if entry.waking is None:
-                entry.waking = self._spawn(self._load_idle(entry), self._work)
-            await asyncio.shield(entry.waking)
+            if entry.awake is None:
+                entry.awake = asyncio.get_running_loop().create_future()
+                self._spawn(self._load_idle(entry), self._work).add_done_callback(entry.rouse)
+            await asyncio.shield(entry.awake)
         finally:
             entry.waiting -= 1
             self._residence.notify()
 
     async def _load_idle(self, entry: Entry) -> None:
-        try:
-            async with self._locks[entry.name]:
-                if entry.state == "idle":
-                    await self._bring(entry, evict=True)
-                    if entry.failed:
-                        # An older version may have to stand in.
-                        await self._settle(entry.name)
-        finally:
-            entry.waking = None
+        async with self._locks[entry.name]:
+            if entry.state == "idle":
+                await self._bring(entry, evict=True)
+                if entry.failed:
+                    # An older version may have to stand in.
+                    await self._settle(entry.name)
 
     def _spawn(self, work: Coroutine[Any, Any, T], among: set[asyncio.Task[Any]]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)

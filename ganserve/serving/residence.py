@@ -72,7 +72,6 @@ class Residence:
     def settle(self, model: Model) -> None:
         """Note that ``model`` has come, for which its ``size`` is reserved."""
         self._models.add(model)
-        self.notify()
 
     def retire(self, model: Model) -> None:
         """Close ``model`` once the calls that use it have ended; it must be given to no new one."""
@@ -94,7 +93,7 @@ class Residence:
         task.add_done_callback(self._hung.discard)
 
     def notify(self) -> None:
-        """Let those who wait for room look again."""
+        """Let those who wait for room look again: some is free, or there is a model that may go."""
         self._changed.set()
         self._changed = asyncio.Event()
 
