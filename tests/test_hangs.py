@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from grpc_health.v1 import health_pb2
 
 from bench.chaos import faulty
 from ganserve import AsyncClient, inference
+from ganserve.bundle import read, weight_bytes
 from ganserve.client import Samples
 from ganserve.errors import InternalError, Unavailable
 from ganserve.plugins import load
 from ganserve.serving import model
 from ganserve.serving.executor import nan_rows
 from ganserve.serving.model import EngineChoice, Settings
+from ganserve.serving.policy import Lifecycle
 from ganserve.serving.server import Server, ServerSettings, running
 from ganserve.testing.echo import image_of, write_bundle
 
@@ -84,9 +87,16 @@ class Up:
 
 
 @contextlib.asynccontextmanager
-async def up(root: Path) -> AsyncIterator[Up]:
-    models = Settings(threads=1, max_batch=8, engines=(EngineChoice("faulty"),), hang_seconds=PATIENCE)
-    settings = ServerSettings(bundles=(root,), port=0, metrics_port=None, models=models, encode_threads=1)
+async def up(root: Path, patience: float = PATIENCE, lifecycle: Lifecycle | None = None) -> AsyncIterator[Up]:
+    models = Settings(threads=1, max_batch=8, engines=(EngineChoice("faulty"),), hang_seconds=patience)
+    settings = ServerSettings(
+        bundles=(root,),
+        port=0,
+        metrics_port=None,
+        models=models,
+        encode_threads=1,
+        lifecycle=lifecycle or Lifecycle(),
+    )
     async with running(settings, load(extra=[faulty])) as server:
         await server.ready.wait()
         async with AsyncClient(f"127.0.0.1:{server.port}") as client:
@@ -149,6 +159,31 @@ async def test_what_cannot_be_replaced_has_failed_until_it_is_loaded(folder: Pat
         assert (await one.health("a"), await one.health("")) == (SERVING, SERVING)
         assert await one.oip_ready()
         assert await one.sample()
+
+
+async def test_a_load_that_waits_for_room_may_have_that_of_a_model_whose_engine_has_been_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = threading.Event()
+
+    def slow(*arguments: Any, load: Callable[..., Any] = model._load_session) -> Any:
+        replaced.wait(30)
+        return load(*arguments)
+
+    size = sum(weight_bytes(read(folder / "a")).values())
+    async with up(folder, 3 * PATIENCE, Lifecycle(max_model_bytes=2 * size)) as one:
+        monkeypatch.setattr(model, "_load_session", slow)
+        bad = asyncio.create_task(one.sample(faulty.HANGS))
+        await one.until("loading")
+        assert one.state("b")[0] == "idle", "it makes room for what hangs"
+        loading = asyncio.create_task(one.server.repository.load("b"))
+        await asyncio.wait([loading], timeout=PATIENCE / 4)
+        assert not loading.done()
+        replaced.set()
+        await asyncio.wait_for(loading, 30)
+        assert (one.state()[0], one.state("b")[0]) == ("idle", "ready")
+        with pytest.raises(InternalError):
+            await bad
 
 
 async def test_a_bundle_that_changes_while_it_is_loaded_again_does_not_serve(
