@@ -7,10 +7,12 @@ bundle appears in its folder whole or not at all.
 
 import hashlib
 import importlib
+import inspect
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +21,9 @@ from ganserve.errors import BundleError
 
 CHUNK = 1 << 20
 """Bytes that are read at once."""
+
+REPLY_SECONDS = 60
+"""How long a registry may say nothing."""
 
 OCI = "oci://"
 _TITLE = "org.opencontainers.image.title"
@@ -114,13 +119,15 @@ def _files(source: str) -> Open:
 
 def _registry(source: str, insecure: bool) -> Open:
     """The layers of an OCI artifact, by the names that ``oras push`` gives them."""
-    client = _import("oras.client").OrasClient(insecure=insecure)
+    client = _client(insecure)
     try:
         container = client.get_container(source.removeprefix(OCI))
         layers = client.get_manifest(container)["layers"]
         blobs: dict[str, Any] = {layer.get("annotations", {}).get(_TITLE): layer["digest"] for layer in layers}
     except Exception as error:  # from requests, jsonschema or oras itself
-        raise BundleError(f"{source} cannot be read: {type(error).__name__}: {error}") from error
+        raise BundleError(
+            f"{source} cannot be read: {type(error).__name__}: {error}; expected what `oras push` made, and a `docker login` where it is private"
+        ) from error
 
     def chunks(name: str) -> Chunks:
         if name not in blobs:
@@ -130,6 +137,14 @@ def _registry(source: str, insecure: bool) -> Open:
             yield from reply.iter_content(CHUNK)
 
     return chunks
+
+
+def _client(insecure: bool) -> Any:
+    """oras, which says at once what is wrong: by itself it tries for two minutes in silence, even where a login is refused."""
+    made = _import("oras.client").OrasClient(insecure=insecure)
+    made.do_request = partial(inspect.unwrap(type(made).do_request), made)
+    made.session.request = partial(made.session.request, timeout=REPLY_SECONDS)
+    return made
 
 
 def _import(name: str) -> Any:

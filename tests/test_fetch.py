@@ -1,9 +1,11 @@
 """Bundles from elsewhere: from a real S3 protocol, a registry over HTTP, a web server and a folder; only what was promised arrives."""
 
+import base64
 import hashlib
 import http.server
 import json
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -52,6 +54,34 @@ class Registry(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
+
+
+class PrivateRegistry(Registry):
+    """A registry that wants a token, and gives one to whoever has logged in as user:secret."""
+
+    def do_GET(self) -> None:
+        basic, bearer = f"Basic {base64.b64encode(b'user:secret').decode()}", "Bearer just-this"
+        if self.path.startswith("/v2/"):
+            allowed = self.headers["Authorization"] == bearer
+            if allowed:
+                super().do_GET()
+                return
+            challenge = (
+                f'Bearer realm="http://{self.headers["Host"]}/token",service="gans",scope="repository:gans/m:pull"'
+            )
+            self._answer(401, {}, {"WWW-Authenticate": challenge})
+        elif self.headers["Authorization"] == basic:
+            self._answer(200, {"token": bearer.removeprefix("Bearer ")}, {})
+        else:
+            self._answer(401, {}, {})
+
+    def _answer(self, status: int, told: dict[str, str], headers: dict[str, str]) -> None:
+        data = json.dumps(told).encode()
+        self.send_response(status)
+        for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
 
 
 def oci(folder: Path) -> dict[str, bytes]:
@@ -117,6 +147,33 @@ def test_a_bundle_comes_from_a_registry(tmp_path: Path, bundle: Path, serve: Cal
     with pytest.raises(BundleError, match=f"{name} has sha256 .*, expected .*; nothing of it was parsed"):
         fetch(f"oci://{address}/gans/m:3", tmp_path / "second", sha256(bundle), insecure=True)
     assert list((tmp_path / "second").iterdir()) == []
+
+
+@pytest.mark.parametrize("password", ["secret", "wrong", None])
+def test_a_private_registry_is_asked_as_docker_login_says(
+    tmp_path: Path, bundle: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch, password: str | None
+) -> None:
+    address = serve(partial(PrivateRegistry, oci(bundle)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if password is not None:
+        (tmp_path / ".docker").mkdir()
+        auth = base64.b64encode(f"user:{password}".encode()).decode()
+        (tmp_path / ".docker" / "config.json").write_text(json.dumps({"auths": {address: {"auth": auth}}}))
+    take = partial(fetch, f"oci://{address}/gans/m:3", tmp_path / "models", sha256(bundle), insecure=True)
+    if password == "secret":
+        assert read(take()).manifest == read(bundle).manifest
+    else:
+        with pytest.raises(BundleError, match=r"cannot be read: .*; expected .* a `docker login` where it is private"):
+            take()
+        assert not (tmp_path / "models").exists(), "nothing is there that was not promised"
+
+
+def test_a_registry_that_says_nothing_is_given_up(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganserve.fetch.REPLY_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(BundleError, match="ReadTimeout"):
+        fetch(f"oci://127.0.0.1:{silent.getsockname()[1]}/gans/m:3", tmp_path, sha256(bundle), insecure=True)
 
 
 def test_a_bundle_comes_from_an_s3_store(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
