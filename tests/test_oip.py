@@ -548,6 +548,9 @@ def test_outputs_that_are_not_there_are_refused(client: triton.InferenceServerCl
         refusal(lambda: echo(client, entered, outputs=asked("seed")))[1]
         == "outputs[seed]: there is none: no noise is drawn"
     )
+    tint, images = given("tint", np.zeros((2, 3))), given("image", pictures(2), "UINT8")
+    noisy = partial(client.infer, "echo", [images, tint], parameters={"task": "noisy"}, outputs=asked("seed"))
+    assert refusal(noisy)[1] == "outputs[seed]: there is none: no noise is drawn", "once, for all rows"
 
 
 @pytest.mark.parametrize(

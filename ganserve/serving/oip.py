@@ -45,7 +45,8 @@ class Run:
             except InvalidArgument as error:
                 wrong += error.violations
         if wrong:
-            raise InvalidArgument(wrong)
+            # What is wrong with an output is so for every row.
+            raise InvalidArgument(list(dict.fromkeys(wrong)))
 
     @property
     def engines(self) -> Sequence[str]:

@@ -114,7 +114,8 @@ def outlets_of(task: LoadedTask) -> dict[str, Outlet]:
     """The outputs of ``task`` by name, its result first."""
     result = task.task.output.tensor
     found = [_outlet(task.tensors[result])]
-    found += [Outlet(name=name, datatype="UINT64") for name in (SEED, INDEX)]
+    if SEED in task.task.values():
+        found += [Outlet(name=name, datatype="UINT64") for name in (SEED, INDEX)]
     if task.task.inversion is not None:
         found += [_outlet(task.tensors[task.task.inversion.latent])]
         found += [Outlet(name=name, datatype="FP32") for name in INVERSION]
