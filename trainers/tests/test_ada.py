@@ -410,6 +410,7 @@ dist.init_process_group("gloo", init_method=sys.argv[1], rank=1, world_size=2)
 augment = AdaptiveAugmentation(target=0.2, kimg=1)
 for update in range(6):
     augment.adapt(torch.ones(5))
+dist.destroy_process_group()
 print(augment.p.item(), augment.signs.item(), augment.images.item(), augment.updates.item())
 """
 
