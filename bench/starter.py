@@ -40,7 +40,8 @@ SMALLEST_SHARE = 0.04
 SMALLEST_ACCURACY = 0.85
 """A classifier below this test accuracy is no judge of samples."""
 
-CLASSES = """Where no class is asked for, one is drawn as often as it comes in the data. Each class by its name, seed {seed}, indices 0 to {last}:
+CLASSES = """
+Where no class is asked for, one is drawn as often as it comes in the data. Each class by its name, seed {seed}, indices 0 to {last}:
 
 ![samples of each class](classes.webp)
 """

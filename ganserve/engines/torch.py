@@ -143,9 +143,8 @@ def _module(graph_file: Path, options: Options) -> Any:
         raise EngineError(f"torch cannot rebuild graph {name!r} of {graph_file}: {error}") from error
     try:
         modules = export(family, manifest.config, build(manifest.config))
-    except (
-        Exception
-    ) as error:  # a plugin's code may fail in any way, most of all at a bundle of another of its versions
+    # A plugin's code may fail in any way, most of all at a bundle of another of its versions.
+    except Exception as error:
         raise EngineError(
             f"torch cannot rebuild graph {name!r} of {graph_file}: family {family.name} raised {error!r}; use the engine onnxruntime"
         ) from error
