@@ -65,6 +65,7 @@ class Repository(Register):
         self._residence = Residence(self._lifecycle.max_model_bytes, metrics, forget)
         self._loader = Loader(plugins, settings, metrics, self._residence)
         self._off: set[str] = set()
+        self._looking = asyncio.Lock()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._work: set[asyncio.Task[Any]] = set()
         self._builds: set[asyncio.Task[Any]] = set()
@@ -106,10 +107,10 @@ class Repository(Register):
 
         Only what is as it was at the look before counts: a folder that changes may still be written to.
         """
-        before, self._found = self._found, await self._look()
-        keys = set(map(key_of, (*before, *self._found)))
-        gone = [entry for entry in self._entries if key_of(entry.found) not in keys]
-        for name in self._take_over(set(before).intersection(self._found), gone):
+        async with self._looking:
+            before, self._found = self._found, await self._look()
+            changed = self._take_over(set(before).intersection(self._found), (*before, *self._found), self._entries)
+        for name in changed:
             await self._settled(name)
 
     def replace(self, stage: jobs.Stage, back: asyncio.Future[None]) -> Awaitable[None]:
@@ -142,11 +143,14 @@ class Repository(Register):
         await self._residence.close()
 
     async def _look(self) -> list[Found]:
+        # One look at a time, and its news noted before the next: what an older look has not seen yet is not gone.
         return await asyncio.to_thread(find, self._roots, {one.folder: one for one in self._found})
 
-    def _take_over(self, found: Collection[Found], gone: Collection[Entry]) -> list[str]:
-        """Note what was ``found``, and which entries have ``gone``; the names of which something has changed."""
+    def _take_over(self, found: Collection[Found], seen: Collection[Found], entries: Collection[Entry]) -> list[str]:
+        """Note what was ``found``, and that those of ``entries`` not ``seen`` are gone; the names of which something has changed."""
         known = {key_of(entry.found): entry for entry in self._entries}
+        there = set(map(key_of, seen))
+        gone = [entry for entry in entries if key_of(entry.found) not in there]
         changed = [entry.name for entry in gone]
         for entry in gone:
             entry.gone = True
@@ -162,9 +166,9 @@ class Repository(Register):
         return list(dict.fromkeys(changed))
 
     async def _brought(self, name: str, *, force: bool) -> None:
-        found = [one for one in await self._look() if one.name == name]
-        keys = set(map(key_of, found))
-        self._take_over(found, [entry for entry in self if entry.name == name and key_of(entry.found) not in keys])
+        async with self._looking:
+            found = [one for one in await self._look() if one.name == name]
+            self._take_over(found, found, [entry for entry in self if entry.name == name])
         self.entries(name)
         self._off.discard(name)
         if failed := await self._settled(name, wanted=True, force=force):
