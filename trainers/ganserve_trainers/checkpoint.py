@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ganserve.errors import TrainingError
+from ganserve_trainers.layers.widening import Widens, is_narrower
 
 logger = logging.getLogger(__name__)
 
@@ -191,8 +192,8 @@ def restore(networks: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, 
 def begin_from(networks: Mapping[str, nn.Module], checkpoint: Checkpoint, grow: bool = False) -> None:
     """Give ``networks`` the weights of those that ``checkpoint`` has by the same names; the others stay as they are.
 
-    With ``grow`` that is so of each tensor too: one that the checkpoint lacks, or has in another shape, stays as it is. Raises
-    :class:`TrainingError` where names or shapes in a network differ without ``grow``, or where nothing at all is the same.
+    With ``grow`` that is so of each tensor too: one that the checkpoint lacks, or has in another shape, stays as it is, but a layer that is
+    wider now keeps what it knew (:mod:`ganserve_trainers.layers.widening`). Raises :class:`TrainingError` where names or shapes in a network differ without ``grow``, or where nothing at all is the same.
     """
     common = {name: network for name, network in networks.items() if name in checkpoint.networks}
     saved = {name: checkpoint.networks[name] for name in common}
@@ -202,14 +203,24 @@ def begin_from(networks: Mapping[str, nn.Module], checkpoint: Checkpoint, grow: 
 
 
 def _grown(network: nn.Module, saved: Mapping[str, Tensor], name: str, where: Path) -> Mapping[str, Tensor]:
-    """All tensors of ``network``, those of ``saved`` in place of its own where name and shape are the same."""
+    """All tensors of ``network``, those of ``saved`` in place of its own where they have the same names and fit."""
     own = network.state_dict()
-    same = {key: tensor for key, tensor in saved.items() if key in own and own[key].shape == tensor.shape}
-    if own and not same:
+    known = {key: _wide(network, key, own[key], tensor) for key, tensor in saved.items() if key in own}
+    fits = {key: tensor for key, tensor in known.items() if tensor is not None}
+    if own and not fits:
         raise TrainingError(
             f"{where.name} does not fit network {name!r}: no tensor has the name and shape of one in it"
         )
-    return own | same
+    return own | fits
+
+
+def _wide(network: nn.Module, key: str, own: Tensor, saved: Tensor) -> Tensor | None:
+    """``saved`` in the shape of ``own``; None where it does not fit."""
+    if own.shape == saved.shape:
+        return saved
+    module, _, parameter = key.rpartition(".")
+    layer = network.get_submodule(module)
+    return layer.widened(parameter, saved) if isinstance(layer, Widens) and is_narrower(saved, own) else None
 
 
 def _fill(networks: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, Tensor]], where: Path) -> None:

@@ -114,7 +114,11 @@ def _tuples(value: Any) -> Any:
     metavar="RUN",
     help="Begin with the weights of another run, to fine-tune them; networks that it lacks are drawn.",
 )
-@click.option("--grow", is_flag=True, help="With --begin-from: layers that RUN lacks are drawn too.")
+@click.option(
+    "--grow",
+    is_flag=True,
+    help="With --begin-from: layers that RUN lacks are drawn too, wider ones keep what RUN's knew.",
+)
 @click.option(
     "--kimg",
     type=click.FloatRange(min=0, min_open=True),

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ganserve_stylegan2.mapping import EPSILON, SLOPE
 from ganserve_trainers.layers.equalized import EqualizedLinear
 from ganserve_trainers.layers.fir import Double, Smooth
+from ganserve_trainers.layers.widening import widened
 
 GAIN = 2**0.5
 """The activation's, applied in front of it, where the tensors are small: leaky ReLU has no scale of its own."""
@@ -58,6 +59,10 @@ class ModulatedConvolution(nn.Module):
             return F.conv2d(styled, self.weight, padding=self.padding), _maps(scale)
         return self.smooth(F.conv_transpose2d(styled, self.weight, stride=2)), _maps(scale)
 
+    def widened(self, name: str, narrow: Tensor) -> Tensor:
+        """See :class:`ganserve_trainers.layers.widening.Widens`: the style's scale falls as the inputs grow."""
+        return widened(getattr(self, name), narrow, 1 if self.smooth is None else 0)
+
     def powers(self) -> Tensor:
         """The sum of the squared weights over each kernel, ``[inputs, outputs]``, divided by the square of ``scale``."""
         if self.power is not None:
@@ -82,6 +87,10 @@ class Layer(nn.Module):
         self.strength, self.rate = nn.Parameter(torch.zeros(())), rate
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.side, self.frozen = side, False
+
+    def widened(self, name: str, narrow: Tensor) -> Tensor:
+        """See :class:`ganserve_trainers.layers.widening.Widens`."""
+        return widened(getattr(self, name), narrow)
 
     def forward(self, features: Tensor, w: Tensor, noise: Tensor, gain: Tensor | None) -> Tensor:
         """``noise`` is ``[n, side * side]``, ``gain`` ``[n]`` what it is multiplied by, besides the learned strength."""

@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from ganserve_stylegan2.network import build
 from ganserve_trainers import checkpoint
 from ganserve_trainers.classes import with_classes
 from ganserve_trainers.command import train
@@ -73,6 +74,29 @@ def test_a_run_grows_from_one_of_a_lower_resolution(images: Path, tmp_path: Path
     parts = ("synthesis.blocks.2.", "discriminator.blocks.16.", "discriminator.picture.")
     assert all(key.startswith(parts) for key in new)
     assert all(any(key.startswith(part) for key in new) for part in parts[:2])
+
+
+def test_a_run_goes_on_with_more_feature_maps(images: Path, tmp_path: Path) -> None:
+    """Wider networks make what the narrower ones made, and judge it alike."""
+    narrow, wide = tmp_path / "narrow", tmp_path / "wide"
+    still = ("--set", "g_lr=1e-9", "--set", "d_lr=1e-9")
+    assert start(narrow, images, "--set", "base=64", "--seed", "1").exit_code == 0
+    done = start(wide, images, "--set", "base=128", *still, "--seed", "2", "--begin-from", narrow, "--grow")
+    assert done.exit_code == 0, done.output
+    z, labels = torch.randn(4, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1])
+    made = []
+    for run in (narrow, wide):
+        saved = checkpoint.latest(run / "checkpoints")
+        assert saved is not None
+        networks = build(load_run(run).config)
+        checkpoint.restore(networks, saved.networks, run)
+        w, noise = networks["mapping"](z, labels)[:, None].expand(-1, 4, -1), torch.zeros(4, 16 + 2 * 64)
+        image = networks["synthesis"](w, noise)
+        made.append((image.detach(), networks["discriminator"](image, labels).detach()))
+    assert weights(wide)["synthesis.blocks.1.layers.1.convolution.weight"].shape[0] == 16
+    assert weights(narrow)["synthesis.blocks.1.layers.1.convolution.weight"].shape[0] == 8
+    for one, other in zip(*made, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)
 
 
 def test_growing_needs_something_to_grow_from(images: Path, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ganserve_trainers.layers.widening import widened
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -30,6 +32,10 @@ class EqualizedLinear(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """The layer's output, of the precision of ``features`` or autocast's."""
         return F.linear(features, *scaled(self))
+
+    def widened(self, name: str, narrow: Tensor) -> Tensor:
+        """See :class:`ganserve_trainers.layers.widening.Widens`."""
+        return widened(getattr(self, name), narrow, 1 if name == "weight" else None)
 
 
 class EqualizedConv2d(nn.Module):
@@ -55,6 +61,10 @@ class EqualizedConv2d(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """The layer's output, of the precision of ``features`` or autocast's."""
         return F.conv2d(features, *scaled(self), self.stride, self.padding)
+
+    def widened(self, name: str, narrow: Tensor) -> Tensor:
+        """See :class:`ganserve_trainers.layers.widening.Widens`."""
+        return widened(getattr(self, name), narrow, 1 if name == "weight" else None)
 
 
 def scaled(layer: EqualizedLinear | EqualizedConv2d) -> tuple[Tensor, Tensor | None]:
