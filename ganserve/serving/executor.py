@@ -26,6 +26,7 @@ import numpy as np
 from ganserve.errors import EngineError, Unavailable
 from ganserve.metrics import Metrics
 from ganserve.serving.batcher import Batcher, Failures
+from ganserve.serving.cores import has_one_core
 from ganserve.serving.jobs import Arrays, Batch, Job, Stage
 from ganserve.serving.sharing import Sharing
 from ganserve.serving.untold import named
@@ -99,7 +100,7 @@ class Executor:
         self._again: deque[Batch] = deque()
         self._deliveries: deque[Callable[[], None]] = deque()
         self._delivering = False
-        self._gives_way = device == "cpu" and _has_one_core()
+        self._gives_way = device == "cpu" and has_one_core()
         self._replacing: set[asyncio.Task[None]] = set()
         self._patience, self._replace = patience, replace
         self._worker = _Worker(self._work, f"executor-{device}")
@@ -325,7 +326,3 @@ def nan_rows(outputs: Arrays) -> dict[int, str]:
 def _done(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _has_one_core() -> bool:
-    return hasattr(os, "sched_yield") and hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1

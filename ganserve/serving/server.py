@@ -31,6 +31,7 @@ from ganserve.serving.access import Gate
 from ganserve.serving.batcher import Batcher
 from ganserve.serving.call import Workers
 from ganserve.serving.calls import Logged
+from ganserve.serving.cores import take_turns
 from ganserve.serving.crowd import Crowd
 from ganserve.serving.executor import Executor
 from ganserve.serving.gates import MANAGEMENT_HOST, Access, gates
@@ -326,6 +327,7 @@ def services(
 
 async def serve(settings: ServerSettings, plugins: Plugins) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once."""
+    take_turns()
     signals = _signals()
     async with running(settings, plugins) as server:
         log.info("listening on %s:%d, metrics on port %d", settings.host, server.port, server.metrics_port)
