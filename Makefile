@@ -71,6 +71,7 @@ tools:          ## Debian packages that some tests use (needs root)
 data: .data/emoji .data/emoji-twitter .data/python .data/minilm          ## fetch emoji and a sentence encoder; build pairs, domains and captions of emoji
 	PYTHONPATH=.data/python $(BIN)/python -m tools.emoji
 	$(BIN)/python -m tools.emoji_captions
+	$(BIN)/python -m tools.emoji_people
 
 .data/emoji:
 	$(call npm,emoji-datasource-google@16.0.0)

@@ -40,6 +40,9 @@ SMALLEST_SHARE = 0.04
 SMALLEST_ACCURACY = 0.85
 """A classifier below this test accuracy is no judge of samples."""
 
+EMOJI = "Google's Noto emoji as the npm package emoji-datasource-google 16.0.0 carries them (images Apache-2.0)"
+"""What emoji are, where their folder does not say."""
+
 CLASSES = """
 Where no class is asked for, one is drawn as often as it comes in the data. Each class by its name, seed {seed}, indices 0 to {last}:
 
@@ -123,11 +126,16 @@ def measure_fashion(samples: np.ndarray, train: Labelled, test: Labelled, seed: 
 
 
 def measure_emoji(
-    samples: np.ndarray, real: np.ndarray, trained: int, features: Callable[[np.ndarray], np.ndarray], seed: int
+    samples: np.ndarray,
+    real: np.ndarray,
+    trained: int,
+    features: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+    about: str = EMOJI,
 ) -> Report:
     """Fréchet distances of ``samples`` and of blurred real images to real ones, beside the distance between two real sets.
 
-    Of the real ones ``trained`` were the model's training data.
+    Of the real ones, which are ``about`` something, ``trained`` were the model's training data.
     """
     held_out = f"{trained:,} of them are the training data." if trained < len(real) else ""
     shuffled = real[np.random.default_rng(seed).permutation(len(real))]
@@ -143,8 +151,7 @@ def measure_emoji(
     to_train = nearest(samples[:QUERIES], real).distance
     real_to_rest = nearest(shuffled[:QUERIES], shuffled, skip_self=True).distance
     return Report(
-        data="Google's Noto emoji as the npm package emoji-datasource-google 16.0.0 carries them (images Apache-2.0): "
-        f"{len(real):,} images of 64×64 pixels, flattened on white. {held_out}",
+        data=f"{about}: {len(real):,} images of 64×64 pixels, flattened on white. {held_out}",
         figures=[
             (f"Fréchet distance of {half:,} samples to {half:,} real images", distance(made)),
             (f"Fréchet distance of {half:,} other real images to them", distance(other)),
@@ -329,7 +336,9 @@ def emoji(
     def measure(images: np.ndarray) -> tuple[Report, np.ndarray]:
         real = read_images(data, images).images
         extract = remembered(FeatureExtractor(features), cache)
-        report = measure_emoji(images, real, training_images(folder), extract, seed)
+        said = data / "ATTRIBUTION.txt"
+        about = said.read_text().strip() if said.exists() else EMOJI
+        report = measure_emoji(images, real, training_images(folder), extract, seed, about)
         if labelled is not None:
             figure = measure_classes(of_classes(folder, seed, SPREAD_OF), read_images(labelled, images))
             report = replace(report, figures=[*report.figures, figure])
