@@ -22,7 +22,7 @@ from ganserve.testing.echo import image_of, write_bundle
 from ganserve.testing.server import Serving, serving
 
 PATIENCE = 1.0
-"""Seconds after which a batch hangs; what hangs comes back after half as long again."""
+"""Seconds after which a batch hangs; what hangs comes back after twice as long, on a busy machine too late all the same."""
 
 SOON = 30.0
 """Seconds within which the model is ready again."""
@@ -35,7 +35,7 @@ STATES = {health_pb2.HealthCheckResponse.SERVING: "ready", health_pb2.HealthChec
 
 def run(scale: float) -> Outcome:
     """Serve bad rows among good ones."""
-    faulty.longest = 1.5 * PATIENCE
+    faulty.longest = 2 * PATIENCE
     models = Settings(threads=1, max_batch=8, engines=(EngineChoice("faulty"),), hang_seconds=PATIENCE)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("a", "b"):
