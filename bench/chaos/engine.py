@@ -35,6 +35,7 @@ STATES = {health_pb2.HealthCheckResponse.SERVING: "ready", health_pb2.HealthChec
 
 def run(scale: float) -> Outcome:
     """Serve bad rows among good ones."""
+    faulty.released.clear()
     faulty.longest = 2 * PATIENCE
     models = Settings(threads=1, max_batch=8, engines=(EngineChoice("faulty"),), hang_seconds=PATIENCE)
     with tempfile.TemporaryDirectory() as folder:
