@@ -193,7 +193,8 @@ def begin_from(networks: Mapping[str, nn.Module], checkpoint: Checkpoint, grow: 
     """Give ``networks`` the weights of those that ``checkpoint`` has by the same names; the others stay as they are.
 
     With ``grow`` that is so of each tensor too: one that the checkpoint lacks, or has in another shape, stays as it is, but a layer that is
-    wider now keeps what it knew (:mod:`ganserve_trainers.layers.widening`). Raises :class:`TrainingError` where names or shapes in a network differ without ``grow``, or where nothing at all is the same.
+    wider now keeps what it knew (:mod:`ganserve_trainers.layers.widening`). Raises :class:`TrainingError` where names or shapes in a
+    network differ without ``grow``, or where nothing at all is the same.
     """
     common = {name: network for name, network in networks.items() if name in checkpoint.networks}
     saved = {name: checkpoint.networks[name] for name in common}
