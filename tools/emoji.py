@@ -11,12 +11,13 @@ Each has the folders trainA, trainB, testA and testB with RGB images of 64×64 o
 tests. All skin tones and genders of one emoji lie on one side, and so does every emoji in all four data sets.
 """
 
+import contextlib
 import hashlib
 import io
 import re
 import shutil
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -148,23 +149,37 @@ def flatten(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def write(folder: Path, a: Drawings, b: Drawings, bases: Bases, attribution: Iterable[str]) -> None:
-    """Draw ``a`` and ``b`` into the data set ``folder``, which appears when it is whole; one that is there stays."""
+def is_there(folder: Path) -> bool:
+    """Whether the data set ``folder`` has been built; says so if it has."""
     if folder.exists():
         click.echo(f"{folder} is there")
-        return
+    return folder.exists()
+
+
+@contextlib.contextmanager
+def building(folder: Path, attribution: Iterable[str]) -> Iterator[Path]:
+    """An empty folder to write into, which becomes the data set ``folder`` when the block ends well: it appears when it is whole."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    counts = dict.fromkeys(("trainA", "trainB", "testA", "testB"), 0)
-    for name in counts:
-        (temporary / name).mkdir(parents=True)
-    for domain, drawings in (("A", a), ("B", b)):
-        for code, draw in drawings.items():
-            name = f"{bases.split(code)}{domain}"
-            draw().save(temporary / name / f"{code}.png")
-            counts[name] += 1
+    temporary.mkdir(parents=True)
+    yield temporary
     (temporary / "ATTRIBUTION.txt").write_text("".join(f"{line}.\n" for line in attribution), "utf-8")
     temporary.rename(folder)
+
+
+def write(folder: Path, a: Drawings, b: Drawings, bases: Bases, attribution: Iterable[str]) -> None:
+    """Draw ``a`` and ``b`` into the data set ``folder``; one that is there stays."""
+    if is_there(folder):
+        return
+    counts = dict.fromkeys(("trainA", "trainB", "testA", "testB"), 0)
+    with building(folder, attribution) as whole:
+        for name in counts:
+            (whole / name).mkdir()
+        for domain, drawings in (("A", a), ("B", b)):
+            for code, draw in drawings.items():
+                name = f"{bases.split(code)}{domain}"
+                draw().save(whole / name / f"{code}.png")
+                counts[name] += 1
     click.echo(f"{folder}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
 
 

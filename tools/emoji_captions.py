@@ -9,7 +9,6 @@ An emoji has up to three captions: its name in Unicode, and its short names wher
 tone end with it. All skin tones and genders of one emoji lie on one side, as they do in the data sets of :mod:`tools.emoji`.
 """
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import click
 import msgspec
 
 from ganserve_trainers.data.labels import FILE
-from tools.emoji import FOLDER, GOOGLE_DRAWINGS, Bases, images
+from tools.emoji import FOLDER, GOOGLE_DRAWINGS, Bases, building, images, is_there
 from tools.emoji_classes import classes
 
 SIDE = 64
@@ -60,32 +59,28 @@ def phrases(entry: Mapping[str, Any]) -> tuple[str, ...]:
 def main(google: Path, out: Path) -> None:
     """Build the captioned data set, if it is not there yet."""
     folder = out / "google-captions"
-    if folder.exists():
-        click.echo(f"{folder} is there")
+    if is_there(folder):
         return
     entries = msgspec.json.decode((google / "emoji.json").read_bytes())
     bases, drawings = Bases(entries), images(google / f"img/google/{SIDE}")
-    temporary = out / f".{folder.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     lines: dict[str, list[bytes]] = {"train": [], "test": []}
     kinds = classes(entries)
     names = sorted(set(kinds.values()))
     labels: dict[str, list[tuple[str, int]]] = {split: [] for split in lines}
-    for split in lines:
-        (temporary / split).mkdir(parents=True)
-    for name, texts in captions(entries):
-        code = name.removesuffix(".png").lower()
-        if code not in drawings:
-            continue  # Google draws no such emoji
-        split = bases.split(code)
-        drawings[code]().save(temporary / split / name)
-        lines[split].append(msgspec.json.encode({"file_name": name, "text": texts}))
-        labels[split].append((name, names.index(kinds[name])))
-    for split, found in lines.items():
-        (temporary / split / "metadata.jsonl").write_bytes(b"\n".join([*found, b""]))
-        (temporary / split / FILE).write_bytes(msgspec.json.encode({"labels": labels[split], "names": names}))
-    (temporary / "ATTRIBUTION.txt").write_text(f"{GOOGLE_DRAWINGS}.\n", "utf-8")
-    temporary.rename(folder)
+    with building(folder, (GOOGLE_DRAWINGS,)) as whole:
+        for split in lines:
+            (whole / split).mkdir()
+        for name, texts in captions(entries):
+            code = name.removesuffix(".png").lower()
+            if code not in drawings:
+                continue  # Google draws no such emoji
+            split = bases.split(code)
+            drawings[code]().save(whole / split / name)
+            lines[split].append(msgspec.json.encode({"file_name": name, "text": texts}))
+            labels[split].append((name, names.index(kinds[name])))
+        for split, found in lines.items():
+            (whole / split / "metadata.jsonl").write_bytes(b"\n".join([*found, b""]))
+            (whole / split / FILE).write_bytes(msgspec.json.encode({"labels": labels[split], "names": names}))
     click.echo(f"{folder}: {', '.join(f'{split} {len(found)}' for split, found in lines.items())}")
 
 

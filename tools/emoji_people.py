@@ -7,13 +7,12 @@
 That is two thirds of all drawings, and they have much in common; of most other things there is only one drawing each.
 """
 
-import shutil
 from pathlib import Path
 
 import click
 import msgspec
 
-from tools.emoji import FOLDER, GOOGLE_DRAWINGS, images
+from tools.emoji import FOLDER, GOOGLE_DRAWINGS, building, images, is_there
 
 SIDE = 64
 
@@ -30,21 +29,16 @@ WHAT = "Google's drawings of Unicode's categories Smileys & Emotion and People &
 def main(google: Path, out: Path) -> None:
     """Build the data set, if it is not there yet."""
     folder = out / "google-people"
-    if folder.exists():
-        click.echo(f"{folder} is there")
+    if is_there(folder):
         return
     drawings = images(google / f"img/google/{SIDE}")
-    temporary = out / f".{folder.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for entry in msgspec.json.decode((google / "emoji.json").read_bytes()):
-        if entry["category"] not in CATEGORIES:
-            continue
-        for one in (entry, *entry.get("skin_variations", {}).values()):
-            if (drawing := drawings.get(one["image"].removesuffix(".png").lower())) is not None:
-                drawing().save(temporary / one["image"])
-    (temporary / "ATTRIBUTION.txt").write_text(f"{WHAT}: {GOOGLE_DRAWINGS}\n")
-    temporary.rename(folder)
+    with building(folder, (f"{WHAT}: {GOOGLE_DRAWINGS}",)) as whole:
+        for entry in msgspec.json.decode((google / "emoji.json").read_bytes()):
+            if entry["category"] not in CATEGORIES:
+                continue
+            for one in (entry, *entry.get("skin_variations", {}).values()):
+                if (drawing := drawings.get(one["image"].removesuffix(".png").lower())) is not None:
+                    drawing().save(whole / one["image"])
     click.echo(f"{folder}: {len(list(folder.glob('*.png')))} drawings")
 
 
