@@ -63,6 +63,9 @@ def fractional_translation(draws: Draws, size: Size) -> Tensor:
 BLIT: tuple[Transformation, ...] = (x_flip, quarter_turns, whole_translation)
 """Pixel blitting: pixels are copied as they are."""
 
+SHIFT: tuple[Transformation, ...] = (whole_translation,)
+"""What of pixel blitting leaves a picture upright. Where nearly all are turned, a generator need not say which way is up."""
+
 GEOMETRY: tuple[Transformation, ...] = (
     isotropic_scaling,
     rotation,

@@ -188,6 +188,20 @@ def test_transformations_are_applied_in_the_paper_s_order() -> None:
         torch.testing.assert_close(after, expected, rtol=0, atol=5e-3)
 
 
+def test_shift_is_blitting_that_leaves_pictures_upright() -> None:
+    """Whole pixels, up to an eighth; at p = 1 every picture that is not moved by nothing at all."""
+    before = torch.zeros(64, 1, 16, 16)
+    before[:, :, 8, 8], before[:, :, 8, 9] = 1.0, 0.5
+    after = AdaptiveAugmentation(("shift",), initial=1.0)(before, source(64))
+    places = after.flatten(1).argmax(1)
+    x, y = places % 16 - 8, places // 16 - 8
+    assert x.abs().max() == y.abs().max() == 2
+    expected = torch.stack(
+        [row.roll((int(down), int(right)), (1, 2)) for row, right, down in zip(before, x, y, strict=True)]
+    )
+    torch.testing.assert_close(after, expected, rtol=0, atol=1e-3)
+
+
 # --- Colour -----------------------------------------------------------------------------------------------------------
 
 
