@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -256,3 +257,29 @@ def test_the_table_of_hooks_links_to_its_sections() -> None:
     headings = re.findall(r"^## (.+)$", text, re.M)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(_links(text)) == anchors
+
+
+# Generated code.
+
+
+@pytest.mark.parametrize(
+    ("package", "files", "said"),
+    [
+        ("grpcio", "*_pb2_grpc.py", r"GENERATED_VERSION = '([\d.]+)'"),
+        ("protobuf", "*_pb2.py", r"PUBLIC,\s+(\d+),\s+(\d+),\s+(\d+),"),
+    ],
+)
+def test_the_oldest_packages_that_pip_may_take_are_new_enough_for_the_generated_code(
+    package: str, files: str, said: str
+) -> None:
+    """Generated code refuses to be imported with a gRPC or protobuf older than what it was made with."""
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (oldest,) = (match[1] for one in dependencies if (match := re.match(rf"{package}>=([\d.]+)", one)))
+    made_with = set()
+    for path in (PACKAGE / "v1").glob(files):
+        match = re.search(said, path.read_text())
+        assert match, path
+        made_with.add(".".join(match.groups()))
+    assert len(made_with) == 1
+    (newest,) = made_with
+    assert [int(part) for part in oldest.split(".")] >= [int(part) for part in newest.split(".")]
