@@ -72,6 +72,7 @@ data: .data/emoji .data/emoji-twitter .data/python .data/minilm          ## fetc
 	PYTHONPATH=.data/python $(BIN)/python -m tools.emoji
 	$(BIN)/python -m tools.emoji_captions
 	$(BIN)/python -m tools.emoji_people
+	$(BIN)/python -m tools.emoji_familiar
 
 .data/emoji:
 	$(call npm,emoji-datasource-google@16.0.0)

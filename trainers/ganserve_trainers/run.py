@@ -36,6 +36,7 @@ from ganserve_trainers.checkpoint import Checkpoint, State
 from ganserve_trainers.classes import CONFIG
 from ganserve_trainers.data import DataOptions, Dataset, Description, Encode, load
 from ganserve_trainers.loop import Settings, train
+from ganserve_trainers.relabel import relabelled
 from ganserve_trainers.seeding import derive
 from ganserve_trainers.text.bert import GRAPH
 from ganserve_trainers.text.encoder import VECTORS, Credits, Sentences, TextEncoder, open_encoder
@@ -142,8 +143,8 @@ def start_run(
     data = load(source.where, data_options(config, source, sentences), source.licence, source.attribution)
     networks, origin = _networks(fabric, family, config, settings), None
     if begin is not None:
-        origin, first = _origin(begin, family)
-        checkpoint.begin_from(networks, first, grow)
+        origin, first, then = _origin(begin, family)
+        checkpoint.begin_from(networks, relabelled(networks, first, then.classes, data.description.classes), grow)
     fabric.barrier()  # every process has looked before the first one writes
     record = RunRecord(
         family=family.name,
@@ -281,8 +282,8 @@ def _newest(folder: Path) -> Checkpoint:
     return saved
 
 
-def _origin(folder: Path, family: Family) -> tuple[Origin, Checkpoint]:
-    """What the run in ``folder`` is, and its weights; :class:`TrainingError` where it is of another family, or has none."""
+def _origin(folder: Path, family: Family) -> tuple[Origin, Checkpoint, Description]:
+    """What the run in ``folder`` is, its weights and its data; :class:`TrainingError` where it is of another family, or has none."""
     record = read_record(folder)
     if record.family != family.name:
         raise TrainingError(f"{folder} is a run of {record.family}: begin from one of {family.name}")
@@ -296,7 +297,7 @@ def _origin(folder: Path, family: Family) -> tuple[Origin, Checkpoint]:
         command=record.command,
         begun_from=record.begun_from,
     )
-    return origin, saved
+    return origin, saved, record.data
 
 
 def _kept_encoder(record: RunRecord, folder: Path) -> TextEncoder | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganserve_stylegan2.mapping import SLOPE, normalized, one_hot
-from ganserve_trainers.layers.equalized import EqualizedConv2d, EqualizedLinear
+from ganserve_trainers.layers.equalized import Embedding, EqualizedConv2d, EqualizedLinear
 from ganserve_trainers.layers.fir import Halve, Smooth
 from ganserve_trainers.layers.minibatch import MinibatchDeviation
 
@@ -70,7 +70,7 @@ class Discriminator(nn.Module):
         self.convolution = EqualizedConv2d(last + 1, last, 3, padding=1, scale=GAIN)
         self.dense = EqualizedLinear(last * side**2, last, scale=GAIN)
         self.logit = EqualizedLinear(last, last if classes else 1)
-        self.embedding = EqualizedLinear(classes, last) if classes else None
+        self.embedding = Embedding(classes, last) if classes else None
         self.classes, self.alike = classes, alike
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:

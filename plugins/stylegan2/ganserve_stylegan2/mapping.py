@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganserve_trainers.distributed import mean_over_processes
-from ganserve_trainers.layers.equalized import EqualizedLinear
+from ganserve_trainers.layers.equalized import Embedding, EqualizedLinear
 
 SLOPE = 0.2
 """Leaky ReLU's, in all networks."""
@@ -33,7 +33,7 @@ class MappingNetwork(nn.Module):
     def __init__(self, z: int, w: int, layers: int, classes: int = 0) -> None:
         super().__init__()
         # Karras et al., 2020 (ADA), appendix D: the label's embedding is as long as w, and both are normalized, then joined.
-        self.embedding = EqualizedLinear(classes, w) if classes else None
+        self.embedding = Embedding(classes, w) if classes else None
         self.classes = classes
         sizes = [z + (w if classes else 0), *[w] * layers]
         self.layers = nn.ModuleList(

@@ -1,6 +1,7 @@
 """Runs of StyleGAN2 as a user makes them: with named classes, and grown from a lower resolution."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,48 @@ def test_growing_needs_something_to_grow_from(images: Path, tmp_path: Path) -> N
     done = start(tmp_path / "run", images, "--grow")
     assert done.exit_code == 2
     assert "give --begin-from too" in done.output
+
+
+def test_classes_are_found_again_by_their_names(images: Path, tmp_path: Path) -> None:
+    """Begun from a run with other classes: what a name meant, it means; a name that is new is drawn."""
+    other = tmp_path / "other"
+    shutil.copytree(images, other)
+    content = json.loads((images / "dataset.json").read_text())
+    (other / "dataset.json").write_text(json.dumps({**content, "names": ["flag", "star"]}))
+    before, after, drawn = tmp_path / "before", tmp_path / "after", tmp_path / "drawn"
+    still = ("--set", "g_lr=1e-9", "--set", "d_lr=1e-9", "--seed", "2")
+    assert start(before, images, "--seed", "1").exit_code == 0
+    for done in (start(after, other, *still, "--begin-from", before), start(drawn, other, *still)):
+        assert done.exit_code == 0, done.output
+    then, now, fresh = weights(before), weights(after), weights(drawn)
+    for name in ("mapping", "discriminator"):
+        key = f"{name}.embedding.weight"
+        flag, star = 0, 1
+        torch.testing.assert_close(now[key][:, flag], then[key][:, NAMES.index("flag")], rtol=0, atol=1e-6)
+        torch.testing.assert_close(now[key][:, star], fresh[key][:, star], rtol=0, atol=1e-6)
+        assert not torch.equal(then[key], fresh[key])
+
+
+def test_fewer_classes_make_the_images_that_they_made(images: Path, tmp_path: Path) -> None:
+    """An equalized learning rate makes little of each of many inputs: what a class has grows by as much as the others are fewer."""
+    only = tmp_path / "only"
+    only.mkdir()
+    for picture in images.glob("*.png"):
+        shutil.copy(picture, only)
+    (only / "dataset.json").write_text(
+        json.dumps({"labels": [[f"{n:02}.png", 0] for n in range(12)], "names": ["flag"]})
+    )
+    before, after = tmp_path / "before", tmp_path / "after"
+    still = ("--set", "g_lr=1e-9", "--set", "d_lr=1e-9", "--set", "classes=1")
+    assert start(before, images, "--seed", "1").exit_code == 0
+    done = start(after, only, *still, "--seed", "2", "--begin-from", before)
+    assert done.exit_code == 0, done.output
+    z = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    made = []
+    for run, label in ((before, NAMES.index("flag")), (after, 0)):
+        saved = checkpoint.latest(run / "checkpoints")
+        assert saved is not None
+        networks = build(load_run(run).config)
+        checkpoint.restore(networks, saved.networks, run)
+        made.append(networks["mapping"](z, torch.full((4,), label)).detach())
+    torch.testing.assert_close(made[1], made[0], rtol=1e-4, atol=1e-4)

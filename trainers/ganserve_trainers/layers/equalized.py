@@ -7,6 +7,7 @@ or faster by that factor, and leaves what it starts from alone (Karras et al., 2
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -36,6 +37,20 @@ class EqualizedLinear(nn.Module):
     def widened(self, name: str, narrow: Tensor) -> Tensor:
         """See :class:`ganserve_trainers.layers.widening.Widens`."""
         return widened(getattr(self, name), narrow, 1 if name == "weight" else None)
+
+
+class Embedding(EqualizedLinear):
+    """One-hot labels ``[n, classes]`` → a vector for each, ``[n, outputs]``, with equalized learning rate."""
+
+    @torch.no_grad()
+    def relabelled(self, saved: Tensor, before: Sequence[int | None]) -> Tensor:
+        """This layer's weight with the classes that ``saved`` had as its numbers ``before``; None leaves one as it was drawn."""
+        made = self.weight.detach().clone()
+        for now, then in enumerate(before):
+            if then is not None:
+                # An equalized learning rate uses a weight the smaller the more inputs there are.
+                made[:, now] = saved[:, then] * math.sqrt(len(before) / saved.shape[1])
+        return made
 
 
 class EqualizedConv2d(nn.Module):
