@@ -1,14 +1,17 @@
 """The starter bundles as they are committed: small, sound, served together by a server that stays small, and shown by the demo."""
 
+import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ganserve import bench
+from ganserve import Client, bench
 from ganserve.bundle import read
 from ganserve.cli import cli
+from ganserve.testing.server import serving
 
 STARTERS = Path(__file__).parents[1] / "bundles"
 BUNDLES = sorted(path.parent for path in STARTERS.glob("*/manifest.json"))
@@ -33,6 +36,24 @@ def test_a_bundle_is_small_sound_and_says_where_it_comes_from(folder: Path) -> N
     page = (folder / "README.md").read_text()
     assert f"ganserve train {manifest.family} " in page
     assert "--seed " in page
+
+
+def test_a_direction_changes_a_picture_the_more_the_further_it_is_followed() -> None:
+    """Both ways, from 16 samples: the picture's distance from where it began (root mean square, grey levels) only grows."""
+    folder, steps = STARTERS / "stylegan2-emoji", (0, 1, 2, 4, 8)
+    with serving(folder) as server, Client(server.address) as client:
+        found = read(folder).manifest.directions
+        assert len(found) == 10
+        for name, sign in itertools.product(found, (-1, 1)):
+            ways = client.sample(
+                folder.name,
+                seeds=[seed for seed in range(16) for _ in steps],
+                directions={name: [sign * step for _ in range(16) for step in steps]},
+                format="raw",
+            )
+            pictures = np.stack([way.array() for way in ways]).astype(float).reshape(16, len(steps), -1)
+            apart = np.sqrt(np.square(pictures - pictures[:, :1]).mean((0, 2)))
+            assert (np.diff(apart) > 0).all(), (name, sign, apart)
 
 
 def test_one_server_has_them_all_without_torch_and_stays_small() -> None:
