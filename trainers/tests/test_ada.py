@@ -189,7 +189,7 @@ def test_transformations_are_applied_in_the_paper_s_order() -> None:
 
 
 def test_shift_is_blitting_that_leaves_pictures_upright() -> None:
-    """Whole pixels, up to an eighth; at p = 1 every picture that is not moved by nothing at all."""
+    """Every picture is moved by whole pixels, up to an eighth of its sides, and neither turned nor mirrored."""
     before = torch.zeros(64, 1, 16, 16)
     before[:, :, 8, 8], before[:, :, 8, 9] = 1.0, 0.5
     after = AdaptiveAugmentation(("shift",), initial=1.0)(before, source(64))
