@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from ganserve.errors import TrainingError
 from ganserve_trainers.ada_color import COLOR, recolor
 from ganserve_trainers.ada_draws import Draws
-from ganserve_trainers.ada_geometry import BLIT, GEOMETRY, SHIFT, Transformation
+from ganserve_trainers.ada_geometry import BLIT, GEOMETRY, SHIFT, STRETCH, Transformation
 from ganserve_trainers.ada_resample import transform
 from ganserve_trainers.distributed import mean_over_processes
 from ganserve_trainers.recipe import Source
 from ganserve_trainers.tables import Table
 
 CLASSES: Table[tuple[Transformation, ...]] = Table(
-    "class of augmentations", {"blit": BLIT, "shift": SHIFT, "geometry": GEOMETRY, "color": COLOR}
+    "class of augmentations", {"blit": BLIT, "shift": SHIFT, "geometry": GEOMETRY, "stretch": STRETCH, "color": COLOR}
 )
-"""Name → transformations: those of the paper's six classes that it ends up with (filter, noise and cutout are the others), and ``shift``,
-a part of ``blit``."""
+"""Name → transformations: those of the paper's six classes that it ends up with (filter, noise and cutout are the others), and the parts
+of ``blit`` and of ``geometry`` that turn nothing, ``shift`` and ``stretch``."""
 
 
 class AdaptiveAugmentation(nn.Module):
@@ -56,7 +56,7 @@ class AdaptiveAugmentation(nn.Module):
         """
         super().__init__()
         chosen = {name: CLASSES[name] for name in classes}
-        self.geometry = tuple(one for name in ("blit", "shift", "geometry") for one in chosen.get(name, ()))
+        self.geometry = tuple(one for name in ("blit", "shift", "geometry", "stretch") for one in chosen.get(name, ()))
         self.color = chosen.get("color", ())
         for name, value, low, high in (
             ("target", target, -1, 1),

@@ -66,6 +66,9 @@ BLIT: tuple[Transformation, ...] = (x_flip, quarter_turns, whole_translation)
 SHIFT: tuple[Transformation, ...] = (whole_translation,)
 """What of pixel blitting leaves a picture upright. Where nearly all are turned, a generator need not say which way is up."""
 
+STRETCH: tuple[Transformation, ...] = (isotropic_scaling, anisotropic_scaling)
+"""What of the general transformations leaves a picture upright and in its place."""
+
 GEOMETRY: tuple[Transformation, ...] = (
     isotropic_scaling,
     rotation,

@@ -202,6 +202,22 @@ def test_shift_is_blitting_that_leaves_pictures_upright() -> None:
     torch.testing.assert_close(after, expected, rtol=0, atol=1e-3)
 
 
+def test_stretch_leaves_pictures_upright_and_in_their_places() -> None:
+    """A bar in the middle stays symmetric left and right, up and down; it becomes longer or shorter, thicker or thinner."""
+    before = torch.zeros(64, 1, 32, 32)
+    before[:, :, 12:20, 8:24] = 1.0
+    after = AdaptiveAugmentation(("stretch",), initial=1.0)(before, source(64))
+    for side in (2, 3):  # the wavelet is not quite symmetric; of a bar that was turned or moved, pixels differ by 1
+        torch.testing.assert_close(after, after.flip(side), rtol=0, atol=0.2)
+    lengths, widths = after[:, 0, 16].sum(1), after[:, 0, :, 16].sum(1)
+    for sizes, size in ((lengths, 16), (widths, 8)):
+        assert sizes.min() < 0.85 * size
+        assert sizes.max() > 1.15 * size
+    # Both kinds of scaling: the area changes, and the ratio of the sides.
+    for relative in (lengths * widths / 128, lengths / widths / 2):
+        assert relative.log().std() > 0.1
+
+
 # --- Colour -----------------------------------------------------------------------------------------------------------
 
 
