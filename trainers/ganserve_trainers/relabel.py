@@ -1,13 +1,21 @@
 """A run that begins from another one whose classes have other numbers: what a label means is kept by the class's name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import msgspec
-from torch import nn
+from torch import Tensor, nn
 
 from ganserve_trainers.checkpoint import Checkpoint
 from ganserve_trainers.data.labels import Classes
-from ganserve_trainers.layers.equalized import Embedding
+
+
+@runtime_checkable
+class Relabels(Protocol):
+    """A layer that knows something of each class."""
+
+    def relabelled(self, name: str, saved: Tensor, before: Sequence[int | None]) -> Tensor:
+        """What its tensor ``name`` begins with, where it was ``saved`` and the classes were numbers ``before``; None is a new one."""
 
 
 def relabelled(
@@ -20,7 +28,7 @@ def relabelled(
     saved = {name: dict(tensors) for name, tensors in checkpoint.networks.items()}
     for name, network in networks.items():
         for path, layer in network.named_modules():
-            key = f"{path}.weight"
-            if isinstance(layer, Embedding) and key in saved.get(name, {}):
-                saved[name][key] = layer.relabelled(saved[name][key], before)
+            if isinstance(layer, Relabels) and name in saved:
+                for key in [key for key in saved[name] if key.startswith(f"{path}.")]:
+                    saved[name][key] = layer.relabelled(key.removeprefix(f"{path}."), saved[name][key], before)
     return msgspec.structs.replace(checkpoint, networks=saved)

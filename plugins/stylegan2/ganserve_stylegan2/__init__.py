@@ -25,15 +25,15 @@ EVERYTHING = ("blit", "geometry", "color")
 """ADA's classes of augmentations that help at any size of data (Karras et al., 2020, figure 4)."""
 
 COLUMNS = (
-                     "networks", "group", "alike", "noise", "rgb", "r1",   "path", "mixing", "diversity", "g_lr",  "d_lr",  "ema", "augment",  "p_kimg", "batch", "kimg",
+                    "networks", "discriminator", "d_base", "group", "alike", "noise", "rgb", "r1",  "path", "mixing", "diversity", "g_lr", "d_lr", "ema", "augment",  "p_kimg", "batch", "kimg",
 )
 ROWS: Mapping[str, tuple[Any, ...]] = {
-    "paper-1024":  ("f-1024",    4,    False,  1.0,     1.0,   10.0,   2.0,    0.9,      0.0,        2e-3,    2e-3,    10.0,  (),         500.0,    32,      25000.0),
-    "paper-256":   ("f-256",     4,    False,  1.0,     1.0,  100.0,   2.0,    0.9,      0.0,        2e-3,    2e-3,    10.0,  (),         500.0,    32,      48000.0),
-    "ada-256":     ("half-256",  8,    False,  1.0,     1.0,    1.0,   2.0,    0.9,      0.0,        2.5e-3,  2.5e-3,  20.0,  EVERYTHING, 500.0,    64,      25000.0),
-    "ada-cifar10": ("cifar10",   32,   False,  1.0,     1.0,    0.01,  0.0,    0.0,      0.0,        2.5e-3,  2.5e-3,  500.0, EVERYTHING, 500.0,    64,     100000.0),
-    "emoji-64":    ("emoji",     4,    True,   0.0,     0.1,    0.1,   0.0,    0.0,      0.0,        2e-3,    2e-3,    20.0,  (),         500.0,    32,       1000.0),
-    "tiny":        ("tiny",      4,    False,  1.0,     1.0,    1.0,   2.0,    0.9,      0.0,        5e-3,    5e-3,    1.0,   EVERYTHING, 1.0,      8,          2.0),
+    "paper-1024":  ("f-1024",   "stylegan2",     16384,    4,       False,   1.0,     1.0,   10.0,  2.0,    0.9,      0.0,         2e-3,   2e-3,   10.0,  (),         500.0,    32,      25000.0),
+    "paper-256":   ("f-256",    "stylegan2",     16384,    4,       False,   1.0,     1.0,   100.0, 2.0,    0.9,      0.0,         2e-3,   2e-3,   10.0,  (),         500.0,    32,      48000.0),
+    "ada-256":     ("half-256", "stylegan2",     8192,     8,       False,   1.0,     1.0,   1.0,   2.0,    0.9,      0.0,         2.5e-3, 2.5e-3, 20.0,  EVERYTHING, 500.0,    64,      25000.0),
+    "ada-cifar10": ("cifar10",  "stylegan2",     2048,     32,      False,   1.0,     1.0,   0.01,  0.0,    0.0,      0.0,         2.5e-3, 2.5e-3, 500.0, EVERYTHING, 500.0,    64,      100000.0),
+    "emoji-64":    ("emoji",    "stylegan2",     1536,     4,       True,    0.0,     0.1,   0.1,   0.0,    0.0,      0.0,         2e-3,   2e-3,   20.0,  (),         500.0,    32,      1000.0),
+    "tiny":        ("tiny",     "stylegan2",     128,      4,       False,   1.0,     1.0,   1.0,   2.0,    0.9,      0.0,         5e-3,   5e-3,   1.0,   EVERYTHING, 1.0,      8,       2.0),
 }
 # fmt: on
 
@@ -64,6 +64,16 @@ def resolutions(config: Mapping[str, Any]) -> tuple[int, ...]:
 def channels(config: Mapping[str, Any], resolution: int) -> int:
     """The number of feature maps at ``resolution``."""
     return int(min(config["base"] // resolution, config["most"]))
+
+
+def kind(config: Mapping[str, Any]) -> str:
+    """Which discriminator ``config`` asks for: ``stylegan2`` or ``sngan``."""
+    return str(config.get("discriminator", "stylegan2"))  # older runs and bundles do not say
+
+
+def opponent(config: Mapping[str, Any]) -> str:
+    """The discriminator's name among the networks: its own for each kind, so that a run which begins from one with another draws it."""
+    return "discriminator" if kind(config) == "stylegan2" else kind(config)
 
 
 def layers(config: Mapping[str, Any]) -> int:

@@ -1,19 +1,20 @@
 """How a StyleGAN2 is trained: two networks with lazy regularization of both, put together from a preset."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ganserve.errors import TrainingError
-from ganserve_stylegan2 import layers, pixels
+from ganserve_stylegan2 import kind, layers, opponent, pixels
 from ganserve_stylegan2.mapping import MappingNetwork, mixed, normalized
 from ganserve_stylegan2.synthesis import Synthesis
 from ganserve_trainers.ada import AdaptiveAugmentation
 from ganserve_trainers.losses import LOSSES
 from ganserve_trainers.recipe import Batch, Logs, Phase, Recipe
 from ganserve_trainers.regularizers import diversity, path_length_penalty, path_lengths, r1
+from ganserve_trainers.tables import Table
 
 R1_EVERY = 16
 """R1 is added in every 16th step only, 16 times as strong (lazy regularization: Karras et al., 2020, section 3.1)."""
@@ -31,11 +32,29 @@ BETAS = (0.0, 0.99)
 """Adam's (Karras et al., 2020, appendix B)."""
 
 
+class Manner(NamedTuple):
+    """What a discriminator is trained with: the loss that :data:`LOSSES` has by that name, and Adam's betas."""
+
+    loss: str
+    betas: tuple[float, float]
+
+
+MANNERS: Table[Manner] = Table(
+    "discriminator",
+    {
+        "stylegan2": Manner("non_saturating", BETAS),
+        "sngan": Manner("hinge", (0.5, 0.999)),  # Miyato et al., 2018, eq. 16 and 17; Radford et al., 2016, section 4
+    },
+)
+"""Discriminator, as presets name it → how it is trained."""
+
+
 def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recipe:
     """The recipe of ``config`` for ``networks``, as :func:`ganserve_stylegan2.network.build` names them."""
     mapping, synthesis = cast(MappingNetwork, networks["mapping"]), cast(Synthesis, networks["synthesis"])
-    discriminator, ada = networks["discriminator"], cast(AdaptiveAugmentation | None, networks.get("ada"))
-    loss, rows = LOSSES["non_saturating"], layers(config)
+    discriminator, ada = networks[opponent(config)], cast(AdaptiveAugmentation | None, networks.get("ada"))
+    manner, rows = MANNERS[kind(config)], layers(config)
+    loss = LOSSES[manner.loss]
     weight = config.get("diversity", 0.0)  # older runs do not say
 
     def labels(batch: Batch, count: int) -> Labels:
@@ -104,9 +123,9 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
         penalty = r1(lambda images: judge(batch, images, given), batch.images, config["r1"])
         return penalty * R1_EVERY, {"penalty": penalty.detach()}
 
-    g_optimizer = optimizer((mapping, synthesis), config["g_lr"], PATH_EVERY if config["path"] else 0)
-    d_optimizer = optimizer((discriminator,), config["d_lr"], R1_EVERY if config["r1"] else 0)
-    g_networks, d_networks = ("mapping", "synthesis"), ("discriminator",)
+    g_optimizer = optimizer((mapping, synthesis), config["g_lr"], PATH_EVERY if config["path"] else 0, BETAS)
+    d_optimizer = optimizer((discriminator,), config["d_lr"], R1_EVERY if config["r1"] else 0, manner.betas)
+    g_networks, d_networks = ("mapping", "synthesis"), (opponent(config),)
     phases = [Phase(name="generator", networks=g_networks, optimizer=g_optimizer, loss=generator_loss)]
     if config["path"]:
         phases.append(Phase(name="path", networks=g_networks, optimizer=g_optimizer, loss=path_loss, every=PATH_EVERY))
@@ -126,7 +145,9 @@ def train(config: Mapping[str, Any], networks: Mapping[str, nn.Module]) -> Recip
     )
 
 
-def optimizer(networks: Iterable[nn.Module], rate: float, every: int) -> torch.optim.Optimizer:
+def optimizer(
+    networks: Iterable[nn.Module], rate: float, every: int, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
     """Adam for ``networks``, which a regularizer moves besides the loss, in every ``every``-th step (0: none does).
 
     With every = k, k losses and one regularizer take the place of k losses: rate and betas are those of c = k / (k + 1) steps
@@ -134,5 +155,5 @@ def optimizer(networks: Iterable[nn.Module], rate: float, every: int) -> torch.o
     """
     share = every / (every + 1) if every else 1.0
     parameters = [parameter for network in networks for parameter in network.parameters()]
-    first, second = (beta**share for beta in BETAS)
+    first, second = (beta**share for beta in betas)
     return torch.optim.Adam(parameters, lr=rate * share, betas=(first, second), eps=1e-8)

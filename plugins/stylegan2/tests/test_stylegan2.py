@@ -1,5 +1,6 @@
 """StyleGAN2: counts and sizes that follow from the papers, the layers against their equations, and what each preset declares."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganserve.spec import Loop
-from ganserve_stylegan2 import PRESETS, channels, ganserve_families, layers, maps, pixels, resolutions, spec
+from ganserve_stylegan2 import PRESETS, channels, ganserve_families, layers, maps, opponent, pixels, resolutions, spec
 from ganserve_stylegan2.discriminator import Discriminator
 from ganserve_stylegan2.mapping import MappingNetwork, Truncation, mixed
 from ganserve_stylegan2.network import build, directions, export
@@ -112,7 +113,18 @@ def test_classes_add_a_label() -> None:
     assert declared.tasks[0].values()[:2] == ("seed", "label")
 
 
-@pytest.mark.parametrize("changes", [{}, {"residual": False}, {"classes": 10}, {"augment": ()}, {"image": (16, 16, 3)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"residual": False},
+        {"discriminator": "sngan"},
+        {"discriminator": "sngan", "classes": 10},
+        {"classes": 10},
+        {"augment": ()},
+        {"image": (16, 16, 3)},
+    ],
+)
 def test_networks_have_the_sizes_that_the_spec_declares(changes: dict[str, Any]) -> None:
     config = {**TINY, **changes}
     networks = build(config)
@@ -122,7 +134,7 @@ def test_networks_have_the_sizes_that_the_spec_declares(changes: dict[str, Any])
     assert w.shape == (3, config["w"])
     images = networks["synthesis"](w[:, None].expand(-1, layers(config), -1), torch.randn(3, pixels(config)))
     assert images.shape == (3, colours, height, width)
-    assert networks["discriminator"](images, *labels).shape == (3,)
+    assert networks[opponent(config)](images, *labels).shape == (3,)
     assert ("ada" in networks) == bool(config["augment"])
 
 
@@ -354,6 +366,27 @@ def test_a_quiet_torgb_adds_less_and_learns_as_much_slower() -> None:
         layer(features, w).sum().backward()
     loud_gradient, quiet_gradient = (layer.convolution.weight.grad for layer in (loud, quiet))
     torch.testing.assert_close(quiet_gradient, 0.1 * loud_gradient)
+
+
+def test_the_discriminator_of_sngan_has_the_layers_of_dcgan() -> None:
+    """64x64: 4x4 convolutions of stride 2 to 48, 96, 192 and 384 feature maps, one to the logit, and an embedding of each class."""
+    config = {**PRESETS["emoji-64"], "discriminator": "sngan", "classes": 41}
+    judge = build(config)["sngan"]
+    widths = (3, 48, 96, 192, 384, 1)
+    convolutions = sum(one * other * 16 + other for one, other in itertools.pairwise(widths))
+    assert count(judge) == convolutions + 41 * 384
+    for layer in judge.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            assert torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2).item() == pytest.approx(1, abs=0.05)
+
+
+def test_the_discriminator_of_sngan_projects_on_the_label() -> None:
+    """Miyato & Koyama, 2018: logit(x, y) = psi(phi(x)) + <e(y), phi(x)>, phi summed over all places."""
+    judge = build({**TINY, "discriminator": "sngan", "classes": 10})["sngan"].eval()
+    images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 3, 9, 3])
+    features = judge.layers(images)
+    expected = judge.logit(features).flatten() + torch.einsum("nchw,nc->n", features, judge.embedding.weight.T[labels])
+    torch.testing.assert_close(judge(images, labels), expected)
 
 
 def test_a_residual_discriminator_keeps_the_scale_of_its_features() -> None:

@@ -100,26 +100,48 @@ def test_a_run_goes_on_with_more_feature_maps(images: Path, tmp_path: Path) -> N
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-3)
 
 
+def test_a_run_goes_on_against_another_discriminator(images: Path, tmp_path: Path) -> None:
+    """The generator goes on as it was; the discriminator of another kind is drawn."""
+    before, after, drawn = tmp_path / "before", tmp_path / "after", tmp_path / "drawn"
+    other = ("--set", "discriminator=sngan", "--set", "r1=0", "--set", "g_lr=1e-9", "--set", "d_lr=1e-9", "--seed", "2")
+    assert start(before, images, "--seed", "1").exit_code == 0
+    for done in (start(after, images, *other, "--begin-from", before), start(drawn, images, *other)):
+        assert done.exit_code == 0, done.output
+    then, now, fresh = weights(before), weights(after), weights(drawn)
+    assert not any(key.startswith("discriminator.") for key in now)
+    follows = ("mapping.w_avg", "synthesis.path_length")  # what is seen
+    same = [key for key in now if key.startswith(("mapping.", "synthesis.")) and key not in follows]
+    for key in same:
+        torch.testing.assert_close(now[key], then[key], rtol=0, atol=1e-6)
+    assert any(not torch.equal(then[key], fresh[key]) for key in same)
+    for key in (key for key in now if key.startswith("sngan.")):
+        torch.testing.assert_close(now[key], fresh[key], rtol=0, atol=1e-2 if key.endswith((".u", ".v")) else 1e-6)
+
+
 def test_growing_needs_something_to_grow_from(images: Path, tmp_path: Path) -> None:
     done = start(tmp_path / "run", images, "--grow")
     assert done.exit_code == 2
     assert "give --begin-from too" in done.output
 
 
-def test_classes_are_found_again_by_their_names(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("discriminator", "judge"),
+    [("stylegan2", "discriminator.embedding.weight"), ("sngan", "sngan.embedding.parametrizations.weight.original")],
+)
+def test_classes_are_found_again_by_their_names(discriminator: str, judge: str, images: Path, tmp_path: Path) -> None:
     """Begun from a run with other classes: what a name meant, it means; a name that is new is drawn."""
     other = tmp_path / "other"
     shutil.copytree(images, other)
     content = json.loads((images / "dataset.json").read_text())
     (other / "dataset.json").write_text(json.dumps({**content, "names": ["flag", "star"]}))
     before, after, drawn = tmp_path / "before", tmp_path / "after", tmp_path / "drawn"
-    still = ("--set", "g_lr=1e-9", "--set", "d_lr=1e-9", "--seed", "2")
-    assert start(before, images, "--seed", "1").exit_code == 0
+    kind = ("--set", f"discriminator={discriminator}", "--set", "r1=0")
+    still = (*kind, "--set", "g_lr=1e-9", "--set", "d_lr=1e-9", "--seed", "2")
+    assert start(before, images, *kind, "--seed", "1").exit_code == 0
     for done in (start(after, other, *still, "--begin-from", before), start(drawn, other, *still)):
         assert done.exit_code == 0, done.output
     then, now, fresh = weights(before), weights(after), weights(drawn)
-    for name in ("mapping", "discriminator"):
-        key = f"{name}.embedding.weight"
+    for key in ("mapping.embedding.weight", judge):
         flag, star = 0, 1
         torch.testing.assert_close(now[key][:, flag], then[key][:, NAMES.index("flag")], rtol=0, atol=1e-6)
         torch.testing.assert_close(now[key][:, star], fresh[key][:, star], rtol=0, atol=1e-6)

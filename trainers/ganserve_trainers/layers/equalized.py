@@ -43,8 +43,10 @@ class Embedding(EqualizedLinear):
     """One-hot labels ``[n, classes]`` → a vector for each, ``[n, outputs]``, with equalized learning rate."""
 
     @torch.no_grad()
-    def relabelled(self, saved: Tensor, before: Sequence[int | None]) -> Tensor:
-        """This layer's weight with the classes that ``saved`` had as its numbers ``before``; None leaves one as it was drawn."""
+    def relabelled(self, name: str, saved: Tensor, before: Sequence[int | None]) -> Tensor:
+        """See :class:`ganserve_trainers.relabel.Relabels`."""
+        if name != "weight":
+            return saved
         made = self.weight.detach().clone()
         for now, then in enumerate(before):
             if then is not None:
