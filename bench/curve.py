@@ -46,8 +46,8 @@ def chosen(seen: Sequence[float], wanted: Sequence[float]) -> list[float]:
     """Those of ``seen`` that are nearest to the ``wanted``, each once, in order; all where nothing is wanted, none far from what is."""
     if not wanted:
         return list(seen)
-    nearest = {min(seen, key=lambda kimg: abs(kimg - one)): one for one in wanted}
-    return sorted(kimg for kimg, one in nearest.items() if abs(kimg - one) <= TOLERANCE * one)
+    nearest = [(min(seen, key=lambda kimg: abs(kimg - one)), one) for one in wanted]
+    return sorted({kimg for kimg, one in nearest if abs(kimg - one) <= TOLERANCE * one})
 
 
 def images_before(run: Path) -> float:

@@ -14,13 +14,18 @@ def training(provenance: Mapping[str, Any]) -> str:
         raise BundleError(
             f"the manifest's provenance has no {' and no '.join(missing)}: a starter bundle must say how it was trained"
         )
-    facts = "\n".join(f"| {name} | {value} |" for name, value in flat(provenance) if not name.endswith("command"))
-    commands, run = [], provenance
-    while run:
-        commands.insert(0, run["command"])
-        run = run.get("begun_from")
-    ends = "\n\nA run ends where `images_seen` says, whatever length was asked for; `begun_from.images` are all that were seen before it."
-    return f"```\n{chr(10).join(commands)}\n```{ends if len(commands) > 1 else ''}\n\n| | |\n|---|---|\n{facts}"
+    own = {name: value for name, value in provenance.items() if name not in ("command", "begun_from")}
+    facts = "\n".join(f"| {name} | {value} |" for name, value in flat(own))
+    before = provenance.get("begun_from")
+    if not before:
+        return f"```\n{provenance['command']}\n```\n\n| | |\n|---|---|\n{facts}"
+    runs = [(before["images"] + provenance["images_seen"], provenance["command"])]
+    while before:
+        runs.insert(0, (before["images"], before["command"]))
+        before = before.get("begun_from")
+    commands = "\n".join(f"# {images:,}\n{command}" for images, command in runs)
+    ends = "Each run began from the one before, and was stopped when all together had seen as many images as stands above it."
+    return f"```sh\n{commands}\n```\n\n{ends} Of the last one:\n\n| | |\n|---|---|\n{facts}"
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -137,7 +137,7 @@ def measure_emoji(
 
     Of the real ones, which are ``about`` something, ``trained`` were the model's training data.
     """
-    held_out = f"{trained:,} of them are the training data." if trained < len(real) else ""
+    held_out = f" {trained:,} of them are the training data." if trained < len(real) else ""
     shuffled = real[np.random.default_rng(seed).permutation(len(real))]
     half = min(len(samples), len(real) // 2)
     one, two = shuffled[:half], shuffled[half : 2 * half]
@@ -151,7 +151,7 @@ def measure_emoji(
     to_train = nearest(samples[:QUERIES], real).distance
     real_to_rest = nearest(shuffled[:QUERIES], shuffled, skip_self=True).distance
     return Report(
-        data=f"{about}: {len(real):,} images of 64×64 pixels, flattened on white. {held_out}",
+        data=f"{about.rstrip('.')}: {len(real):,} images of 64×64 pixels, flattened on white.{held_out}",
         figures=[
             (f"Fréchet distance of {half:,} samples to {half:,} real images", distance(made)),
             (f"Fréchet distance of {half:,} other real images to them", distance(other)),
