@@ -169,6 +169,17 @@ def test_a_bundle_that_hides_its_training_is_refused(starter: ModuleType):
         starter.training({"steps": 3})
 
 
+def test_runs_that_began_from_one_another_are_told_in_their_order(starter: ModuleType):
+    """Each command, with the images that had been seen when it ended."""
+    first = {"command": "train one", "images": 1000}
+    second = {"command": "train two", "images": 2500, "begun_from": first}
+    text = starter.training({"command": "train three", "seed": 3, "images_seen": 64, "begun_from": second})
+    lines = text.splitlines()
+    assert lines[1:7] == ["# 1,000", "train one", "# 2,500", "train two", "# 2,564", "train three"]
+    assert "| seed | 3 |" in lines
+    assert "begun_from" not in text
+
+
 def test_a_curve_lists_every_number_of_images_once(starter: ModuleType):
     curve = importlib.import_module("curve")
     text = curve.table(["one", "two"], [{10: 3.0, 20: 2.5}, {20: 1.256}])
@@ -181,6 +192,8 @@ def test_a_curve_takes_the_checkpoints_that_are_asked_for(starter: ModuleType):
     assert curve.chosen(seen, []) == seen
     assert curve.chosen(seen, [100, 30, 10.1, 10]) == [10.016, 30.016, 100.0]
     assert curve.chosen(seen, [50, 400, -20]) == []
+    # What lies near to none does not take the place of what does.
+    assert curve.chosen(seen, [100, 400]) == [100.0]
 
 
 def test_a_point_of_a_curve_is_made_by_that_checkpoint(starter: ModuleType, tmp_path: Path):
