@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ganserve import hookimpl
+from ganserve.errors import TrainingError
 from ganserve.inversion import inversion, invert_graph, invert_inputs, invert_loop
 from ganserve.spec import Family, Graph, Input, Latent, Output, Spec, Step, Task, Tensor
 
@@ -63,7 +64,18 @@ def resolutions(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 def channels(config: Mapping[str, Any], resolution: int) -> int:
     """The number of feature maps at ``resolution``."""
-    return int(min(config["base"] // resolution, config["most"]))
+    return width("base", config["base"], config["most"], resolution)
+
+
+def width(name: str, base: int, most: int, resolution: int) -> int:
+    """min(``base`` / r, ``most``) feature maps at ``resolution`` r; :class:`TrainingError` where that is none. ``name`` is what ``base`` is called."""
+    found = int(min(base // resolution, most))
+    if found < 1:
+        raise TrainingError(
+            f"{name} is {base}, with {most} feature maps at most: that leaves none at {resolution}x{resolution}; "
+            f"give a {name} of {resolution} or more, and 1 or more at most"
+        )
+    return found
 
 
 def kind(config: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from ganserve_stylegan2 import channels, kind, layers, opponent, resolutions
+from ganserve_stylegan2 import channels, kind, layers, opponent, resolutions, width
 from ganserve_stylegan2.discriminator import Discriminator
 from ganserve_stylegan2.mapping import MappingNetwork, Truncation
 from ganserve_stylegan2.sngan import SpectralDiscriminator
@@ -30,7 +30,7 @@ def stylegan2(config: Mapping[str, Any]) -> nn.Module:
 
 def sngan(config: Mapping[str, Any]) -> nn.Module:
     """That of SNGAN, with min(``d_base`` / r, 512) feature maps at resolution r."""
-    widths = [(side, min(config["d_base"] // side, MOST)) for side in resolutions(config)[-2::-1]]
+    widths = [(side, width("d_base", config["d_base"], MOST, side)) for side in resolutions(config)[-2::-1]]
     return SpectralDiscriminator(widths, config["image"][2], config["classes"])
 
 

@@ -150,6 +150,22 @@ def test_an_unknown_discriminator_is_refused_with_those_there_are() -> None:
         build(tiny(discriminator="dcgan"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"base": 6}, "base is 6, with 16 feature maps at most: that leaves none at 8x8; give a base of 8 or more"),
+        ({"most": 0}, "base is 128, with 0 feature maps at most: that leaves none at 4x4"),
+        (
+            {"discriminator": "sngan", "d_base": 2},
+            "d_base is 2, with 512 feature maps at most: that leaves none at 4x4",
+        ),
+    ],
+)
+def test_a_network_without_feature_maps_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(TrainingError, match=told):
+        build(tiny(**changes))
+
+
 def test_diversity_compares_two_images_of_each_label() -> None:
     """Of half the labels, each twice: the loss is the adversarial one less the weighted diversity of the pairs."""
     config = tiny(augment=(), classes=10, diversity=3.0, rgb=0.1)  # so quiet that images are not different enough
