@@ -71,9 +71,10 @@ def width(name: str, base: int, most: int, resolution: int) -> int:
     """min(``base`` / r, ``most``) feature maps at ``resolution`` r; :class:`TrainingError` where that is none. ``name`` is what ``base`` is called."""
     found = int(min(base // resolution, most))
     if found < 1:
+        instead = "most of 1" if most < 1 else f"{name} of {resolution}"
         raise TrainingError(
             f"{name} is {base}, with {most} feature maps at most: that leaves none at {resolution}x{resolution}; "
-            f"give a {name} of {resolution} or more, and 1 or more at most"
+            f"give a {instead} or more"
         )
     return found
 

@@ -154,7 +154,7 @@ def test_an_unknown_discriminator_is_refused_with_those_there_are() -> None:
     ("changes", "told"),
     [
         ({"base": 6}, "base is 6, with 16 feature maps at most: that leaves none at 8x8; give a base of 8 or more"),
-        ({"most": 0}, "base is 128, with 0 feature maps at most: that leaves none at 4x4"),
+        ({"most": 0}, "base is 128, with 0 feature maps at most: that leaves none at 4x4; give a most of 1 or more"),
         (
             {"discriminator": "sngan", "d_base": 2},
             "d_base is 2, with 512 feature maps at most: that leaves none at 4x4",
@@ -373,16 +373,14 @@ def sample(networks: Mapping[str, nn.Module]) -> Tensor:
     return images
 
 
-@pytest.mark.parametrize(
-    ("changes", "nearer"), [({}, 2), ({"discriminator": "sngan", "d_lr": 1e-3, "r1": 0.0, "augment": ("shift",)}, 2)]
-)
-def test_it_learns_digits(changes: dict[str, Any], nearer: float) -> None:
-    """In a few steps, with all regularizers and augmentations, its images come nearer to handwritten digits and stay varied."""
+@pytest.mark.parametrize("changes", [{}, {"discriminator": "sngan", "d_lr": 1e-3, "r1": 0.0, "augment": ("shift",)}])
+def test_it_learns_digits(changes: dict[str, Any]) -> None:
+    """In a few steps, against either discriminator, its images come nearer to handwritten digits and stay varied."""
     config = tiny(**changes)
     networks = build(config)
     images, _ = digits()
     before = sliced_wasserstein(sample(networks), images[:512])
     averaged = run(train(config, networks), networks, rows=16, steps=160)
     made = sample(averaged)
-    assert sliced_wasserstein(made, images[:512]) < before / nearer
+    assert sliced_wasserstein(made, images[:512]) < before / 2
     assert made.std(0).mean() > images.std(0).mean() / 2
