@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ganserve.errors import TrainingError
-from ganserve_trainers.layers.widening import Widens, is_narrower
+from ganserve_trainers.layers.widening import fitted
 
 logger = logging.getLogger(__name__)
 
@@ -206,22 +206,13 @@ def begin_from(networks: Mapping[str, nn.Module], checkpoint: Checkpoint, grow: 
 def _grown(network: nn.Module, saved: Mapping[str, Tensor], name: str, where: Path) -> Mapping[str, Tensor]:
     """All tensors of ``network``, those of ``saved`` in place of its own where they have the same names and fit."""
     own = network.state_dict()
-    known = {key: _wide(network, key, own[key], tensor) for key, tensor in saved.items() if key in own}
+    known = {key: fitted(network, key, own[key], tensor) for key, tensor in saved.items() if key in own}
     fits = {key: tensor for key, tensor in known.items() if tensor is not None}
     if own and not fits:
         raise TrainingError(
             f"{where.name} does not fit network {name!r}: no tensor has the name and shape of one in it"
         )
     return own | fits
-
-
-def _wide(network: nn.Module, key: str, own: Tensor, saved: Tensor) -> Tensor | None:
-    """``saved`` in the shape of ``own``; None where it does not fit."""
-    if own.shape == saved.shape:
-        return saved
-    module, _, parameter = key.rpartition(".")
-    layer = network.get_submodule(module)
-    return layer.widened(parameter, saved) if isinstance(layer, Widens) and is_narrower(saved, own) else None
 
 
 def _fill(networks: Mapping[str, nn.Module], saved: Mapping[str, Mapping[str, Tensor]], where: Path) -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ganserve_trainers.layers.equalized import EqualizedConv2d, EqualizedLinear
-from ganserve_trainers.layers.widening import Widens, is_narrower
+from ganserve_trainers.layers.normalization import NORMALIZATIONS
+from ganserve_trainers.layers.widening import Widens, fitted, is_narrower
 
 
 def conv(inputs: int, outputs: int) -> nn.Module:
@@ -42,3 +43,56 @@ def test_fewer_features_are_narrower_and_other_kernels_are_not() -> None:
     assert not is_narrower(torch.zeros(9, 4, 3, 3), wide)
     assert not is_narrower(torch.zeros(8, 6, 1, 1), wide)
     assert not is_narrower(torch.zeros(8, 6), wide)
+
+
+def plain(widths: tuple[int, int], normalization: str, kind: Callable[..., nn.Module] = nn.Conv2d) -> nn.Sequential:
+    first, second = widths
+    around = NORMALIZATIONS[normalization].around
+    layers = [*around(kind(3, first, 4, 2, 1), first, {}), nn.ReLU(), *around(kind(first, second, 4, 2, 1), second, {})]
+    return nn.Sequential(*layers, nn.Conv2d(second, 1, 1))
+
+
+def widen(wide: nn.Module, narrow: nn.Module) -> nn.Module:
+    own = wide.state_dict()
+    made = {key: fitted(wide, key, own[key], saved) for key, saved in narrow.state_dict().items()}
+    assert None not in made.values(), [key for key, value in made.items() if value is None]
+    wide.load_state_dict(made)
+    return wide
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_networks_of_pytorchs_layers_compute_what_they_did(kind: Callable[..., nn.Module], normalization: str) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 8, 8)
+    narrow, wide = plain((4, 6), normalization, kind), plain((7, 9), normalization, kind)
+    for _ in range(3):
+        narrow(images)
+    widen(wide, narrow)
+    torch.testing.assert_close(wide.eval()(images), narrow.eval()(images))
+    torch.testing.assert_close(wide.train()(images), narrow.train()(images))
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("normalization", ["spectral", "stable_rank"])
+def test_a_normalized_weight_keeps_its_direction_and_its_norm_is_known(
+    kind: Callable[..., nn.Module], normalization: str
+) -> None:
+    torch.manual_seed(0)
+    narrow, wide = plain((4, 6), normalization, kind), plain((7, 9), normalization, kind)
+    widen(wide, narrow)
+    before, after = narrow[2].weight.detach(), wide[2].weight.detach()
+    old = after[tuple(slice(size) for size in before.shape)]
+    assert nn.functional.cosine_similarity(old.flatten(), before.flatten(), 0) > 0.99
+    for _ in range(20):
+        wide(torch.randn(2, 3, 8, 8))
+    norm = wide[2].parametrizations.weight[0]
+    assert float(torch.linalg.matrix_norm(norm.as_matrix(wide[2].weight.detach()), 2)) == pytest.approx(1, abs=0.05)
+
+
+def test_what_does_not_fit_is_told_apart() -> None:
+    wide = plain((7, 9), "batch")
+    weight = wide.state_dict()["0.weight"]
+    assert fitted(wide, "0.weight", weight, torch.zeros(4, 3, 3, 3)) is None, "another kernel"
+    assert fitted(wide, "0.weight", weight, torch.zeros(8, 3, 4, 4)) is None, "fewer feature maps than there were"
+    assert fitted(nn.PReLU(4), "weight", torch.ones(4), torch.ones(2)) is None, "a layer nobody knows how to widen"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganserve_stylegan2.mapping import EPSILON, SLOPE
-from ganserve_trainers.layers.equalized import EqualizedLinear
+from ganserve_trainers.layers.equalized import EqualizedLinear, enlarged
 from ganserve_trainers.layers.fir import Double, Smooth
 from ganserve_trainers.layers.widening import widened
 
@@ -61,7 +61,7 @@ class ModulatedConvolution(nn.Module):
 
     def widened(self, name: str, narrow: Tensor) -> Tensor:
         """See :class:`ganserve_trainers.layers.widening.Widens`: the style's scale falls as the inputs grow."""
-        return widened(getattr(self, name), narrow, 1 if self.smooth is None else 0)
+        return enlarged(getattr(self, name), narrow, 1 if self.smooth is None else 0)
 
     def powers(self) -> Tensor:
         """The sum of the squared weights over each kernel, ``[inputs, outputs]``, divided by the square of ``scale``."""

@@ -36,7 +36,7 @@ class EqualizedLinear(nn.Module):
 
     def widened(self, name: str, narrow: Tensor) -> Tensor:
         """See :class:`ganserve_trainers.layers.widening.Widens`."""
-        return widened(getattr(self, name), narrow, 1 if name == "weight" else None)
+        return enlarged(getattr(self, name), narrow, 1 if name == "weight" else None)
 
 
 class Embedding(EqualizedLinear):
@@ -81,7 +81,16 @@ class EqualizedConv2d(nn.Module):
 
     def widened(self, name: str, narrow: Tensor) -> Tensor:
         """See :class:`ganserve_trainers.layers.widening.Widens`."""
-        return widened(getattr(self, name), narrow, 1 if name == "weight" else None)
+        return enlarged(getattr(self, name), narrow, 1 if name == "weight" else None)
+
+
+def enlarged(drawn: Tensor, narrow: Tensor, inputs: int | None) -> Tensor:
+    """:func:`~ganserve_trainers.layers.widening.widened` for an equalized learning rate: a weight grows by as much as it is used smaller.
+
+    ``inputs`` is the axis along which a weight counts its inputs, None for a bias.
+    """
+    scale = 1.0 if inputs is None else math.sqrt(drawn.shape[inputs] / narrow.shape[inputs])
+    return widened(drawn, narrow, inputs, scale)
 
 
 def scaled(layer: EqualizedLinear | EqualizedConv2d) -> tuple[Tensor, Tensor | None]:

@@ -58,6 +58,10 @@ class SpectralNorm(nn.Module):
             self.v.copy_(F.normalize(matrix.T @ self.u, dim=0, eps=EPSILON))
             self.u.copy_(F.normalize(matrix @ self.v, dim=0, eps=EPSILON))
 
+    def widened(self, name: str, narrow: Tensor) -> Tensor:
+        """See :class:`ganserve_trainers.layers.widening.Widens`: u and v, without a part in what is new."""
+        return F.pad(narrow, (0, getattr(self, name).numel() - narrow.numel()))
+
     def as_matrix(self, weight: Tensor) -> Tensor:
         """``weight`` as [outputs, inputs * kernel], as in Miyato et al., 2018, section 2.1."""
         return weight.transpose(0, self.axis).flatten(1)
