@@ -331,8 +331,9 @@ async def scripted():
     traffic = Traffic(Metrics())
     traffic.accepting = True
     interceptor = Interceptor(traffic)
-    server = grpc.aio.server(interceptors=(interceptor,), options=(("grpc.max_receive_message_length", 1 << 20),))
-    generation_pb2_grpc.add_GenerationServicer_to_server(service, server)
+    server = grpc.aio.server(options=(("grpc.max_receive_message_length", 1 << 20),))
+    generation_pb2_grpc.add_GenerationServicer_to_server(service, interceptor)
+    server.add_generic_rpc_handlers((interceptor,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with AsyncClient(f"127.0.0.1:{port}") as client:

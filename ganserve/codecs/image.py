@@ -34,7 +34,10 @@ class ImageEncoder:
         self._channels = int(tensor.shape[2])
 
     def check(self, options: EncodeOptions) -> EncodeOptions:
-        """``options`` with the defaults filled in; :class:`InvalidArgument` for a format or quality that these images cannot have."""
+        """``options`` with the defaults filled in, and without an origin where the format has no room for one.
+
+        Raises :class:`InvalidArgument` for a format or quality that these images cannot have.
+        """
         name = options.format or "png"
         if name not in FORMATS:
             raise InvalidArgument.of("format", f"{name!r} is unknown here: expected one of {', '.join(FORMATS)}")
@@ -49,13 +52,14 @@ class ImageEncoder:
             raise InvalidArgument.of(
                 "quality", f"{options.quality} is out of range: expected 1 to 100, or 0 for {default}"
             )
-        return msgspec.structs.replace(options, format=name, quality=options.quality or default)
+        origin = options.origin if FORMATS[name].tells else None
+        return msgspec.structs.replace(options, format=name, quality=options.quality or default, origin=origin)
 
     def encode(self, row: np.ndarray, options: EncodeOptions) -> Media:
         """``row`` as media."""
         height, width, channels = row.shape
         chosen = FORMATS[options.format]
-        origin = options.origin if chosen.tells else None
+        origin = options.origin
         data = chosen.encode(row, options.quality, b"" if origin is None else packet_of(origin))
         if origin is not None and options.signer is not None:
             data = options.signer.signed(data, options.format, origin)
@@ -75,7 +79,7 @@ class ImageEncoder:
         height, width, channels = shape
         chosen = FORMATS[options.format]
         most = chosen.most_bytes(height, width, channels)
-        if options.origin is not None and chosen.tells:
+        if options.origin is not None:
             most += most_packet_bytes(options.origin) + _XMP_CHUNK
             most += 0 if options.signer is None else options.signer.most_bytes(options.origin)
         return most

@@ -6,7 +6,7 @@ task there. Both are batched, bounded and dropped like any others.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -212,7 +212,7 @@ class Composition:
         in_thread = asyncio.get_running_loop().run_in_executor(self._workers.pool, self._compose, points)
         with told_by(self._field):
             self._call.give(self._tensor, await in_thread)
-            async with aclosing(self._call.results()) as results:
+            with closing(self._call.results()) as results:
                 async for result in results:
                     yield result
 

@@ -6,7 +6,7 @@ of any other exception it gets an id, under which the log has the traceback.
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeAlias
@@ -70,24 +70,35 @@ def status_of(error: RequestError) -> status_pb2.Status:
     return status
 
 
-class Interceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Wraps every call of one port but those that ask for health: it has to pass ``gate``, and is counted in ``traffic``."""
+class Interceptor(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """The rpcs of one port, each wrapped but those that ask for health: a call has to pass ``gate``, and is counted in ``traffic``.
+
+    Services are added to it as they would be to a server, and it is all that the server has: gRPC's own interceptors would send every
+    call through a chain of coroutines to find its handler.
+    """
 
     def __init__(self, traffic: Traffic, gate: Gate | None = None) -> None:
         self._traffic, self._gate = traffic, gate or Gate()
+        self._services: list[grpc.GenericRpcHandler] = []
         self._handlers: dict[str, Any] = {}
 
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Any:
-        """The handler of one call, wrapped; a method's is looked up and wrapped once."""
-        if (known := self._handlers.get(details.method)) is not None:
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Add a service's rpcs."""
+        self._services += handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """The same rpcs once more, which generated code tells servers that look them up by name."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        """The handler of one call, wrapped; a method's is looked up and wrapped once. None for what no service has."""
+        method = details.method
+        if (known := self._handlers.get(method)) is not None:
             return known
-        if (handler := await continuation(details)) is None:
+        handler = next((found for service in self._services if (found := service.service(details)) is not None), None)
+        if handler is None:
             return None
-        health = METHODS.get(details.method) is Kind.HEALTH
-        found = handler if health else self._wrap(handler, details.method)
-        self._handlers[details.method] = found
+        found = handler if METHODS.get(method) is Kind.HEALTH else self._wrap(handler, method)
+        self._handlers[method] = found
         return found
 
     def _wrap(self, handler: Any, method: str) -> Any:

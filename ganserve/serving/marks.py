@@ -22,7 +22,7 @@ def marked(options: EncodeOptions, ask: "Ask", seeds: np.ndarray | None, row: in
 
     A picture made from another one, or at a point that was computed, is not had again by its seed alone.
     """
-    if seeds is None or not ask.draws or ask.task.pictures:
+    if options.origin is None or seeds is None or not ask.draws or ask.task.pictures:
         return options
     seed, index = seeds[row].tolist()
     return options.drawn_from(seed, index)

@@ -89,7 +89,7 @@ class Run:
         assert isinstance(call, Call), "searches have pictures"
         with told_by(field):
             self._check_reply(call)
-            async with aclosing(call.results()) as results:
+            with closing(call.results()) as results:
                 async for result in results:
                     yield Made(result.media, result.tensors, _pair(call, result.row))
 
@@ -102,7 +102,7 @@ class Run:
             with closing(work):
                 await work.read()
                 self._check_reply(work)
-                async with aclosing(work.results()) as results:
+                with closing(work.results()) as results:
                     (result,) = [result async for result in results]
         return Made(result.media, result.tensors, _pair(work, 0))
 

@@ -7,13 +7,14 @@ import grpc
 import msgspec
 
 from ganserve.errors import GanserveError
+from ganserve.serving.interceptor import Interceptor
 
 ACCEPT_SECONDS = 24 * 60 * 60
 """How long a call may wait for a busy event loop to accept it. By default gRPC cancels it after 30 s, and its caller hears CANCELLED,
 though it has not gone; how long to wait is for its deadline to say."""
 
-Services: TypeAlias = Sequence[Callable[[grpc.aio.Server], None]]
-"""What adds each service to a server."""
+Services: TypeAlias = Sequence[Callable[[Interceptor], None]]
+"""What adds each service to the rpcs of a port."""
 
 
 class Connections(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +32,7 @@ class Connections(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_server(
-    interceptor: grpc.aio.ServerInterceptor, services: Services, connections: Connections, max_request_bytes: int
+    interceptor: Interceptor, services: Services, connections: Connections, max_request_bytes: int
 ) -> grpc.aio.Server:
     """A server of ``services`` that listens nowhere yet, and reads requests of at most ``max_request_bytes``."""
     least = round(connections.ping_seconds * 1000)
@@ -46,9 +47,10 @@ def make_server(
         ("grpc.so_reuseport", 0),
         ("grpc.server_max_unrequested_time_in_server", ACCEPT_SECONDS),
     ]
-    server = grpc.aio.server(interceptors=(interceptor,), options=options)
+    server = grpc.aio.server(options=options)
     for add in services:
-        add(server)
+        add(interceptor)
+    server.add_generic_rpc_handlers((interceptor,))
     return server
 
 

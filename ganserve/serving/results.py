@@ -47,12 +47,12 @@ class Results:
         except BaseException as error:
             if isinstance(error, StopAsyncIteration):
                 self._call._done()
-            await self.aclose()
+            self.close()
             raise
         self._wanted += 1
         return self._ready.pop(self._wanted - 1)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Drop the rows that still wait, and give back the room of pictures."""
         if self._flow is not None:
             self._flow.cancel()

@@ -21,7 +21,7 @@ from pathlib import Path
 import grpc
 import msgspec
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from ganserve import inference
 from ganserve.codecs import PictureLimits, Signer
@@ -311,6 +311,8 @@ def services(
     health: Health,
 ) -> Services:
     """Every service that a server offers; each rpc of theirs is classified in :mod:`ganserve.serving.methods`."""
+    names = (*REFLECTED, inference.SERVICE)
+    reflected = reflection.aio.ReflectionServicer(names, pool=inference.pool_with(REFLECTED))
     return (
         partial(generation_pb2_grpc.add_GenerationServicer_to_server, generation),
         partial(latents_pb2_grpc.add_LatentsServicer_to_server, latents),
@@ -318,10 +320,8 @@ def services(
         partial(text_pb2_grpc.add_TextServicer_to_server, text),
         partial(models_pb2_grpc.add_ModelsServicer_to_server, models),
         partial(health_pb2_grpc.add_HealthServicer_to_server, health),
-        lambda server: server.add_generic_rpc_handlers((inference.handlers(open_inference),)),
-        lambda server: reflection.enable_server_reflection(
-            (*REFLECTED, inference.SERVICE), server, inference.pool_with(REFLECTED)
-        ),
+        lambda port: port.add_generic_rpc_handlers((inference.handlers(open_inference),)),
+        partial(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, reflected),
     )
 
 

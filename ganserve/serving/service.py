@@ -36,10 +36,9 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
         instead = "ask for fewer rows, or call SampleStream, which sends one message a row"
         check_reply(call.most_reply_bytes(), request.max_reply_bytes, instead)
         reply = pb.SampleResponse()
-        with told_by(sample_field):
-            async with aclosing(call.results()) as results:
-                async for result in results:
-                    fill(reply.samples.add(), result, call)
+        with told_by(sample_field), closing(call.results()) as results:
+            async for result in results:
+                fill(reply.samples.add(), result, call)
         fill_served(reply.served, model, call)
         return reply
 
@@ -48,13 +47,12 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
     ) -> AsyncGenerator[pb.SampleStreamResponse]:
         """One message a row, in order."""
         model, call = await self._sample(request.sample, context)
-        with told_by(sample_field):
-            async with aclosing(call.results()) as results:
-                async for result in results:
-                    reply = pb.SampleStreamResponse()
-                    fill(reply.sample, result, call)
-                    fill_served(reply.served, model, call)
-                    yield reply
+        with told_by(sample_field), closing(call.results()) as results:
+            async for result in results:
+                reply = pb.SampleStreamResponse()
+                fill(reply.sample, result, call)
+                fill_served(reply.served, model, call)
+                yield reply
 
     async def Translate(  # noqa: N802
         self, request: pb.TranslateRequest, context: grpc.aio.ServicerContext
@@ -122,10 +120,9 @@ class Generation(Front, generation_pb2_grpc.GenerationServicer):
                 await call.read()
             if accepted is not None:
                 check_reply(call.most_reply_bytes(), accepted, SMALLER)
-            with told_by(field):
-                async with aclosing(call.results()) as results:
-                    async for result in results:
-                        fill_translation(reply.translation, result, call)
+            with told_by(field), closing(call.results()) as results:
+                async for result in results:
+                    fill_translation(reply.translation, result, call)
         fill_served(reply.served, ask.model, call)
 
 

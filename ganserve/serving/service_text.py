@@ -1,7 +1,7 @@
 """The gRPC service that makes pictures of prompts. What happens between is :mod:`ganserve.serving.call`'s."""
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import closing
 from functools import partial
 
 import grpc
@@ -34,10 +34,9 @@ class Text(Front, text_pb2_grpc.TextServicer):
         check_reply(call.most_reply_bytes(), request.max_reply_bytes, instead)
         await self._guard.let_pass(model.name, _texts(wish))
         reply = pb.TextToImageResponse()
-        with told_by(field_of(wish)):
-            async with aclosing(call.results()) as results:
-                async for result in results:
-                    fill_imagined(reply.images.add(), result, call, wish, cuts)
+        with told_by(field_of(wish)), closing(call.results()) as results:
+            async for result in results:
+                fill_imagined(reply.images.add(), result, call, wish, cuts)
         fill_served(reply.served, model, call)
         return reply
 
@@ -47,13 +46,12 @@ class Text(Front, text_pb2_grpc.TextServicer):
         """One message a picture, in order."""
         model, wish, call, cuts = await self._call(request.wish, context)
         await self._guard.let_pass(model.name, _texts(wish))
-        with told_by(field_of(wish)):
-            async with aclosing(call.results()) as results:
-                async for result in results:
-                    reply = pb.TextToImageStreamResponse()
-                    fill_imagined(reply.image, result, call, wish, cuts)
-                    fill_served(reply.served, model, call)
-                    yield reply
+        with told_by(field_of(wish)), closing(call.results()) as results:
+            async for result in results:
+                reply = pb.TextToImageStreamResponse()
+                fill_imagined(reply.image, result, call, wish, cuts)
+                fill_served(reply.served, model, call)
+                yield reply
 
     async def _call(
         self, request: pb.TextToImageRequest, context: grpc.aio.ServicerContext
