@@ -3,11 +3,15 @@
 ::
 
     google-people    Google's drawings of Unicode's categories "Smileys & Emotion" and "People & Body", 64×64 on white
+    google-faces     those of them that show a face, a couple, a heart or a hand, and not people at sports or parts of a body
 
-That is two thirds of all drawings, and they have much in common; of most other things there is only one drawing each.
+The first is two thirds of all drawings, and they have much in common; of most other things there is only one drawing each. In the
+second even more is alike: what one learns of a face serves all the others.
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -18,6 +22,9 @@ SIDE = 64
 
 CATEGORIES = ("Smileys & Emotion", "People & Body")
 
+FACELESS = ("body-parts", "emotion", "person-activity", "person-resting", "person-sport", "person-symbol")
+"""The subcategories of theirs whose drawings have no face, or a tiny one."""
+
 WHAT = "Google's drawings of Unicode's categories Smileys & Emotion and People & Body"
 
 
@@ -27,19 +34,27 @@ WHAT = "Google's drawings of Unicode's categories Smileys & Emotion and People &
 )
 @click.option("--out", type=FOLDER, default=".data", show_default=True, help="Where the data set goes.")
 def main(google: Path, out: Path) -> None:
-    """Build the data set, if it is not there yet."""
-    folder = out / "google-people"
-    if is_there(folder):
-        return
+    """Build the data sets that are not there yet."""
+    entries = msgspec.json.decode((google / "emoji.json").read_bytes())
+    people = [entry for entry in entries if entry["category"] in CATEGORIES]
     drawings = images(google / f"img/google/{SIDE}")
-    with building(folder, (f"{WHAT}: {GOOGLE_DRAWINGS}",)) as whole:
-        for entry in msgspec.json.decode((google / "emoji.json").read_bytes()):
-            if entry["category"] not in CATEGORIES:
-                continue
-            for one in (entry, *entry.get("skin_variations", {}).values()):
-                if (drawing := drawings.get(one["image"].removesuffix(".png").lower())) is not None:
-                    drawing().save(whole / one["image"])
-    click.echo(f"{folder}: {len(list(folder.glob('*.png')))} drawings")
+    without = f"{WHAT}, without the subcategories {', '.join(FACELESS)}"
+    for name, what, left_out in (("google-people", WHAT, ()), ("google-faces", without, FACELESS)):
+        folder = out / name
+        if is_there(folder):
+            continue
+        with building(folder, (f"{what}: {GOOGLE_DRAWINGS}",)) as whole:
+            for file in _files(entry for entry in people if entry["subcategory"] not in left_out):
+                if (drawing := drawings.get(file.removesuffix(".png").lower())) is not None:
+                    drawing().save(whole / file)
+        click.echo(f"{folder}: {len(list(folder.glob('*.png')))} drawings")
+
+
+def _files(entries: Iterator[Mapping[str, Any]]) -> Iterator[str]:
+    """The names of the drawings of ``entries``, in all skin tones."""
+    for entry in entries:
+        for one in (entry, *entry.get("skin_variations", {}).values()):
+            yield one["image"]
 
 
 if __name__ == "__main__":
