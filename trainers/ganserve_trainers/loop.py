@@ -146,7 +146,8 @@ def train(
             ends = state.step == steps
             snapshot = ends or seen // every > (seen - images_a_step) // every
             tick = snapshot or state.step % settings.log_every == 0
-            stop = (tick or world == 1) and any_process(interrupt.wanted, device)
+            # Processes have to agree, for which a GPU would have to be waited for; torchrun kills what has not ended after 30 s.
+            stop = (tick or world == 1 or device.type == "cpu") and any_process(interrupt.wanted, device)
             if not (tick or stop):
                 continue
             means = meter.take()

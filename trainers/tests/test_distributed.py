@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,29 @@ def test_two_processes_give_the_weights_of_one_with_twice_the_batch_and_resume_o
         resume_run(make_fabric("cpu"), two / name, {"kimg": 0.96}, quiet)
     assert last(two / "two").state.step == 30
     assert difference(last(two / "two"), last(two / "one")) < 1e-5
+
+
+def test_a_signal_saves_and_stops_both_processes_however_far_the_next_log_entry_is(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ganserve"]
+    options = ["--preset", "tiny", "--data", "digits:", "--out", str(run), "--kimg", "100000", "--device", "cpu"]
+    seldom = ["--log-every", "10000000", "--snapshot-kimg", "90000"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with (tmp_path / "log").open("w") as log:
+        training = subprocess.Popen([*launcher, "train", "gan", *options, *seldom], stderr=log, env=environment)
+    try:
+        # The first grid is drawn when the signals are listened to.
+        deadline = time.monotonic() + 120
+        while not list((run / "samples").glob("fakes-*")):
+            assert training.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)
+        training.terminate()
+        training.wait(60)
+    finally:
+        training.kill()
+    assert last(run).state.step > 0, "saved, and not killed by torchrun after 30 s"
 
 
 def test_running_statistics_are_averaged_and_other_buffers_are_each_process_s_own(two: Path) -> None:
