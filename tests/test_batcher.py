@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -239,7 +239,51 @@ def test_a_batch_that_one_job_fills_is_fed_without_a_copy() -> None:
     batcher, stage = Batcher(), Stage(8)
     job = make_job(stage, 8)
     batcher.submit(job, 0.0)
-    assert take(batcher).feeds() is job.feeds
+    feeds = take(batcher).feeds()
+    assert feeds.keys() == job.feeds.keys()
+    assert all(feeds[name] is job.feeds[name] for name in feeds)
+
+
+class Doubler:
+    """A decoder of which only the late half is used: it makes numbers twice as large, and notes how many at a time."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def make(self, parts: Sequence[Any]) -> np.ndarray:
+        numbers = np.concatenate([part.numbers for part in parts])
+        self.made.append(len(numbers))
+        return 2 * numbers
+
+
+class Halves(msgspec.Struct, frozen=True, eq=False):
+    """Numbers that are still to be doubled."""
+
+    decoder: Any
+    numbers: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.numbers.shape
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "Halves":
+        return Halves(self.decoder, self.numbers[rows])
+
+
+def test_late_rows_are_made_together_and_keep_their_place_beside_given_ones() -> None:
+    batcher, stage = Batcher(), Stage(8)
+    one, other = Doubler(), Doubler()
+    late = Halves(one, np.arange(2)), Halves(one, np.arange(2, 3)), np.array([6, 8]), Halves(other, np.arange(5, 15))
+    for caller, rows in enumerate(late):
+        job = make_job(stage, rows.shape[0], caller=caller)
+        job.feeds = {"x": rows}
+        batcher.submit(job, 0.0)
+    assert take(batcher).feeds()["x"].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+    assert (one.made, other.made) == ([3], [3])
+    # What was left over is made by itself, and each row again where they are run one by one.
+    batch = take(batcher)
+    assert batch.feeds()["x"].tolist() == [16, 18, 20, 22, 24, 26, 28]
+    assert [single.feeds()["x"].tolist() for single in batch.singles()][:2] == [[16], [18]]
 
 
 def test_a_caller_of_one_row_is_in_the_very_next_batch_of_a_caller_of_a_thousand() -> None:

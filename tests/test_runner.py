@@ -320,10 +320,7 @@ async def test_a_caller_that_goes_saves_the_rows_that_wait(model: Model, workers
 async def test_a_full_queue_is_met_before_anything_is_drawn(
     model: Model, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = []
-    decoder = model.tasks["sample"].decoders["z"]
-    real = decoder.decode
-    monkeypatch.setattr(decoder, "decode", lambda values, rows: drawn.append(rows) or real(values, rows))
+    drawn = noted(model.tasks["sample"].decoders["z"], monkeypatch)
     session = watched(model, "mapping")
     session.free.clear()
     busy = asyncio.create_task(results(workers, ask(model, "sample", 512, values={"seed": pairs(1, 512)})))
@@ -331,9 +328,58 @@ async def test_a_full_queue_is_met_before_anything_is_drawn(
         await asyncio.sleep(0.001)
     with pytest.raises(QueueFull, match="504 rows are waiting and 9 more"):
         await results(workers, ask(model, "sample", 9, values={"seed": pairs(1, 9)}))
-    assert drawn == [512]
+    assert drawn == [("executor-cpu", 8)]
     session.free.set()
     assert len(await busy) == 512
+
+
+def noted(decoder: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """A list in which ``decoder`` tells from now on in which thread it makes how many rows."""
+    made: list[tuple[str, int]] = []
+    real = decoder.make
+
+    def make(parts: Sequence[Any]) -> np.ndarray:
+        rows: np.ndarray = real(parts)
+        made.append((threading.current_thread().name, len(rows)))
+        return rows
+
+    monkeypatch.setattr(decoder, "make", make)
+    return made
+
+
+async def test_noise_is_drawn_by_the_batch_in_the_devices_thread(
+    model: Model, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = noted(model.tasks["sample"].decoders["z"], monkeypatch)
+    session = watched(model, "mapping")
+    session.free.clear()
+    first = asyncio.create_task(results(workers, ask(model, "sample", 1, values={"seed": pairs(1, 1)})))
+    while session.uploads == 0:
+        await asyncio.sleep(0.001)
+    others = [
+        asyncio.create_task(results(workers, ask(model, "sample", rows, values={"seed": pairs(rows, rows)})))
+        for rows in (2, 3)
+    ]
+    # Rows whose z is given meet those whose z is drawn.
+    given = ask(model, "sample", 2, values={}, tensors={"z": z_of(pairs(9, 2))})
+    others.append(asyncio.create_task(results(workers, given)))
+    while workers.executor.batcher.waiting != 7:
+        await asyncio.sleep(0.001)
+    session.free.set()
+    await asyncio.gather(first, *others)
+    assert drawn == [("executor-cpu", 1), ("executor-cpu", 5)]
+    assert session.batches == [1, 7]
+    for rows, made in zip((2, 3), others, strict=False):
+        assert (pixels(made.result()) == image_of(w_of(pairs(rows, rows)))).all()
+
+
+async def test_noise_that_is_asked_for_is_drawn_at_once(
+    model: Model, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = noted(model.tasks["sample"].decoders["z"], monkeypatch)
+    (result,) = await results(workers, ask(model, "sample", 1, values={"seed": pairs(4, 1)}, returns=("z",)))
+    assert drawn == [("MainThread", 1)]
+    assert np.array_equal(result.tensors["z"], z_of(pairs(4, 1))[0])
 
 
 async def test_closing_an_executor_tells_the_jobs_that_still_wait(model: Model) -> None:

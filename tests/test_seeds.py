@@ -310,6 +310,26 @@ def test_the_decoder_truncates_row_by_row_if_asked() -> None:
     assert np.array_equal(both.decode({"seed": [(1, 0)]}, 1), decoder().decode({"seed": [(1, 0)]}, 1))
 
 
+def test_late_rows_drawn_together_are_those_drawn_alone() -> None:
+    both = decoder(reads=("seed", "truncation"))
+    asked: list[dict[str, Any]] = [
+        {"seed": [(1, 0), (1, 1), (1, 2)], "truncation": [0.5, 10.0, 0.05]},
+        {"seed": [(2, 0), (2, 1)]},
+        {"seed": [(3, 7)], "truncation": [1.0]},
+    ]
+    late = [both.late(values, len(values["seed"])) for values in asked]
+    alone = [both.decode(values, len(values["seed"])) for values in asked]
+    assert [rows.shape for rows in late] == [rows.shape for rows in alone]
+    assert np.array_equal(both.make(late), np.concatenate(alone))
+    picked = both.make([late[0][1:], late[1][np.array([1, 0])]])
+    assert np.array_equal(picked, np.concatenate([alone[0][1:], alone[1][::-1]]))
+
+
+def test_what_cannot_be_drawn_is_refused_before_it_is_late() -> None:
+    with pytest.raises(InvalidArgument):
+        decoder(reads=("seed", "truncation")).late({"seed": [(1, 0)], "truncation": [math.nan]}, 1)
+
+
 @pytest.mark.parametrize("threshold", [math.nan, math.inf, -math.inf, 0.0, 0.019, 10.1])
 def test_thresholds_out_of_range_are_named(threshold: float) -> None:
     with pytest.raises(InvalidArgument) as caught:

@@ -39,6 +39,35 @@ class ChoosingDecoder(Decoder, Protocol):
     """Request value → those that are not read beside it."""
 
 
+class LateRows(Protocol):
+    """Rows of a tensor that a :class:`LateDecoder` has yet to make."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the array, the rows first."""
+
+    @property
+    def decoder(self) -> "LateDecoder":
+        """Who makes them."""
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "LateRows":
+        """Some of them, picked as from an array."""
+
+
+@runtime_checkable
+class LateDecoder(Decoder, Protocol):
+    """A decoder that checks its values at once and makes the rows when they run, in the device's thread, a batch of them in one go.
+
+    So a request of many rows does not keep others waiting while they are made.
+    """
+
+    def late(self, values: Mapping[str, Sequence[Any]], rows: int) -> LateRows:
+        """What :meth:`decode` would make of ``values``; raises what that does."""
+
+    def make(self, parts: Sequence[LateRows]) -> np.ndarray:
+        """The rows of ``parts``, all its own, one after the other: each the bits that :meth:`decode` makes, whatever it is made with."""
+
+
 class GivenImage(msgspec.Struct, frozen=True, kw_only=True):
     """A picture as a request brings it, and how it is to be fitted: the element of the request value that a picture decoder reads.
 

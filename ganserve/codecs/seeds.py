@@ -98,6 +98,23 @@ def seed_pairs(pairs: Sequence[Any] | np.ndarray) -> np.ndarray:
     return np.array(pairs, dtype=np.uint64).reshape(-1, 2)
 
 
+class Draws(msgspec.Struct, frozen=True, eq=False):
+    """Rows of noise that are still to be drawn, from ``seeds`` uint64 [n, 2] and with ``thresholds`` float64 [n], if any."""
+
+    decoder: "NoiseDecoder"
+    seeds: np.ndarray
+    thresholds: np.ndarray | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the noise, the rows first."""
+        return (len(self.seeds), *self.decoder.shape)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "Draws":
+        """Some of them."""
+        return Draws(self.decoder, self.seeds[rows], None if self.thresholds is None else self.thresholds[rows])
+
+
 class NoiseDecoder:
     """Codec ``noise``: the request values ``seed`` (pairs (seed, index)) and, for normal noise, ``truncation`` → a float32 tensor.
 
@@ -119,24 +136,35 @@ class NoiseDecoder:
                 f"{where}: reads {list(source.reads)}; {self._noise.distribution} noise reads 'seed'"
                 + (" and may read 'truncation'" if "truncation" in allowed else ", nothing else")
             )
-        self._shape = tuple(size for size in tensor.shape if isinstance(size, int))
-        if tensor.dtype != "float32" or len(self._shape) != len(tensor.shape):
+        self.shape = tuple(size for size in tensor.shape if isinstance(size, int))
+        if tensor.dtype != "float32" or len(self.shape) != len(tensor.shape):
             raise SpecError(f"{where}: tensor is {tensor.dtype}{list(tensor.shape)}; noise is float32 of a fixed shape")
         self._truncates = "truncation" in source.reads
 
     def decode(self, values: Mapping[str, Sequence[Any]], rows: int) -> np.ndarray:
         """Noise float32 ``[rows, ...]``; :class:`InvalidArgument` for no pairs, or for pairs or thresholds out of range."""
+        return self.make([self.late(values, rows)])
+
+    def late(self, values: Mapping[str, Sequence[Any]], rows: int) -> Draws:
+        """What :meth:`decode` draws, before it is drawn."""
         if "seed" not in values:
             raise InvalidArgument.of("seed", "is missing: without one there is no noise to truncate")
         seeds = seed_pairs(values["seed"])
+        truncates = self._truncates and "truncation" in values
+        return Draws(self, seeds, _thresholds(values["truncation"]) if truncates else None)
+
+    def make(self, parts: Sequence[Draws]) -> np.ndarray:
+        """The noise of ``parts``, one after the other."""
         truncation = None
-        if self._truncates and "truncation" in values:
-            truncation = _thresholds(values["truncation"])
-        return draw(self._noise, seeds, self._shape, truncation=truncation)
+        if any(part.thresholds is not None for part in parts):
+            truncation = np.concatenate(
+                [np.full(len(part.seeds), np.inf) if part.thresholds is None else part.thresholds for part in parts]
+            )
+        return draw(self._noise, np.concatenate([part.seeds for part in parts]), self.shape, truncation=truncation)
 
     def example(self, pairs: np.ndarray) -> np.ndarray:
         """The noise of ``pairs``, untruncated."""
-        return draw(self._noise, pairs, self._shape)
+        return draw(self._noise, pairs, self.shape)
 
     def describe(self) -> Mapping[str, Any]:
         """What a seed and a threshold may be."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, TypeVarTuple
 import msgspec
 import numpy as np
 
-from ganserve.codecs import EncodeOptions, Encoder, Frame, Media, Picture, PictureLimits, Signer
+from ganserve.codecs import EncodeOptions, Encoder, Frame, LateRows, Media, Picture, PictureLimits, Signer
 from ganserve.codecs.frame import put_back
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.metrics import Metrics
@@ -81,22 +81,25 @@ class Way:
         self.plan: Plan = ask.model.plan(ask.task.task, frozenset(ask.tensors), values, wanted, edited)
         self._refuse_unused()
         self.seeds = self._choose_seeds()
+        self._late: dict[str, LateRows] = {}
         self.times = times or Times()
 
     def decode(self, have: Container[str]) -> dict[str, np.ndarray]:
         """The tensors that codecs make of the ask's values, but those in ``have``; and how far its latents are moved.
+
+        Rows that may come late are kept for :meth:`flow`, and not among them.
 
         Raises :class:`InvalidArgument` for values that no codec accepts.
         """
         values: dict[str, Any] = dict(self._ask.values)
         if self.seeds is not None:
             values[SEED] = self.seeds
-        decoders = self._ask.task.decoders
-        decoded = {
-            source.tensor: decoders[source.tensor].decode(values, self._ask.rows)
-            for source in self.plan.decodes
-            if source.tensor not in have
-        }
+        task, decoded = self._ask.task, {}
+        for name in [source.tensor for source in self.plan.decodes if source.tensor not in have]:
+            if name in self.plan.late and name in task.lates:
+                self._late[name] = task.lates[name].late(values, self._ask.rows)
+            else:
+                decoded[name] = task.decoders[name].decode(values, self._ask.rows)
         return decoded | {strengths_name(tensor): self._strengths(tensor) for tensor in self.plan.edits}
 
     def flow(self, tensors: Mapping[str, np.ndarray], rows: int | None = None) -> Flow:
@@ -109,6 +112,7 @@ class Way:
             seeds=self.seeds,
             times=self.times,
             caller=self._ask.caller,
+            late=self._late,
             deadline=self._ask.deadline,
         )
 

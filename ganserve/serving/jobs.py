@@ -4,14 +4,17 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Protocol
+from itertools import groupby
+from typing import Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 import numpy as np
 
+from ganserve.codecs import LateDecoder, LateRows
 from ganserve.serving.pace import Pace
 
-Arrays = Mapping[str, np.ndarray]
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+Feeds: TypeAlias = Mapping[str, np.ndarray | LateRows]
 
 
 class Stage(Protocol):
@@ -71,7 +74,7 @@ class Job:
     def __init__(
         self,
         stage: Stage,
-        feeds: Arrays,
+        feeds: Feeds,
         *,
         rows: int,
         caller: Hashable,
@@ -121,11 +124,9 @@ class Batch(msgspec.Struct, eq=False):
         return self.line.stage
 
     def feeds(self) -> Arrays:
-        """The rows' inputs, concatenated; without a copy where one job fills the batch."""
+        """The rows' inputs, concatenated, and made where they come late; without a copy where one job fills the batch."""
         parts = [_cut(piece.job.feeds, piece.start, piece.stop, piece.job.rows) for piece in self.slices]
-        if len(parts) == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]}
 
     def split(self, outputs: Arrays) -> Iterator[tuple[Slice, Arrays]]:
         """Each slice with its rows of ``outputs``."""
@@ -181,7 +182,25 @@ class Line:
         heapq.heapify(self.due)
 
 
-def _cut(arrays: Arrays, start: int, stop: int, rows: int) -> Arrays:
+Rows = TypeVar("Rows", np.ndarray, np.ndarray | LateRows)
+
+
+def _cut(tensors: Mapping[str, Rows], start: int, stop: int, rows: int) -> Mapping[str, Rows]:
     if start == 0 and stop == rows:
-        return arrays
-    return {name: array[start:stop] for name, array in arrays.items()}
+        return tensors
+    return {name: array[start:stop] for name, array in tensors.items()}
+
+
+def _joined(parts: Sequence[np.ndarray | LateRows]) -> np.ndarray:
+    """The rows of ``parts`` in one array; neighbours that one decoder makes are made together."""
+    arrays: list[np.ndarray] = []
+    for decoder, group in groupby(parts, _decoder):
+        if decoder is None:
+            arrays += cast("Iterator[np.ndarray]", group)
+        else:
+            arrays.append(decoder.make(cast("list[LateRows]", list(group))))
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _decoder(part: np.ndarray | LateRows) -> LateDecoder | None:
+    return None if isinstance(part, np.ndarray) else part.decoder

@@ -14,7 +14,7 @@ import numpy as np
 
 from ganserve import golden
 from ganserve.bundle import Bundle, ExportedGraph, read
-from ganserve.codecs import ChoosingDecoder, Decoder, Encoder, PictureDecoder, PromptDecoder
+from ganserve.codecs import ChoosingDecoder, Decoder, Encoder, LateDecoder, PictureDecoder, PromptDecoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, GoldenError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
@@ -70,7 +70,7 @@ class LoadedTask(msgspec.Struct, frozen=True, eq=False):
     """A task with its codecs, and every tensor it names.
 
     ``pictures`` are those decoders that read pictures, by their tensors; ``directions`` those of the model that move a latent of it;
-    ``choices`` which values decoders read instead of others, by their tensors. ``lane`` is the thread in which values are decoded;
+    ``choices`` which values decoders read instead of others, by their tensors; ``lates`` are the decoders whose rows may be made late. ``lane`` is the thread in which values are decoded;
     None where none of them is a prompt, so that decoding them is quick.
     """
 
@@ -81,6 +81,7 @@ class LoadedTask(msgspec.Struct, frozen=True, eq=False):
     pictures: Mapping[str, PictureDecoder] = {}
     directions: Mapping[str, LoadedDirection] = {}
     choices: Mapping[str, Mapping[str, tuple[str, ...]]] = {}
+    lates: Mapping[str, LateDecoder] = {}
     lane: ThreadPoolExecutor | None = None
 
     def moves(self, tensor: str) -> dict[str, np.ndarray]:
@@ -375,6 +376,8 @@ def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
         raise BundleError(f"codec {codec.name!r} makes no media, but the output of task {task.name!r} asks it to")
     encoder = resolve(codec.encode)(task.output, tensors[task.output.tensor])
     pictures = {name: decoder for name, decoder in decoders.items() if isinstance(decoder, PictureDecoder)}
+    # Pictures may be cut into tiles, each a row then, and what belongs to them is cut with them.
+    lates = {name: one for name, one in decoders.items() if isinstance(one, LateDecoder)} if not pictures else {}
     choices = {
         name: decoder.instead
         for name, decoder in decoders.items()
@@ -390,4 +393,4 @@ def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
     # A thread of its own, begun with the first prompt: in one for all, a bundle whose tokenizer is slow would keep other models waiting.
     reads_prompts = any(isinstance(decoder, PromptDecoder) for decoder in decoders.values())
     lane = ThreadPoolExecutor(1, "prompts") if reads_prompts else None
-    return LoadedTask(task, tensors, decoders, encoder, pictures, directions, choices, lane)
+    return LoadedTask(task, tensors, decoders, encoder, pictures, directions, choices, lates, lane)

@@ -14,7 +14,8 @@ import numpy as np
 from ganserve.codecs.seeds import draw
 from ganserve.errors import InvalidArgument
 from ganserve.serving.edits import EditSegment
-from ganserve.serving.stage import Arrays, GraphRun, LoadedGraph, Stage
+from ganserve.serving.jobs import Arrays
+from ganserve.serving.stage import GraphRun, LoadedGraph, Stage
 from ganserve.spec import Graph, Input, Loop, Noise, Step, Task
 
 
@@ -69,7 +70,8 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     """What one kind of request needs: inputs to decode, then segments in order.
 
     ``reads`` are the request values that are used, ``uses`` the tensors given that are, ``edits`` those edited. ``engines`` names the
-    engine of each graph on the way; ``bit_exact`` says whether all of them give the same bits whatever the batch.
+    engine of each graph on the way; ``bit_exact`` says whether all of them give the same bits whatever the batch. ``late`` are the
+    tensors to decode that nothing but stages reads, so that their rows need not be there before they run.
     """
 
     decodes: tuple[Input, ...]
@@ -79,6 +81,7 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     engines: tuple[str, ...]
     bit_exact: bool
     edits: frozenset[str] = frozenset()
+    late: frozenset[str] = frozenset()
 
 
 def decodable(task: Task, values: Container[str]) -> frozenset[str]:
@@ -115,15 +118,16 @@ def make_plan(
         reads.add("seed")
     ways = [graphs[step.graph] for step in search.steps]
     edits = {name: edit for name, edit in edits.items() if name in search.uses | search.decodes | search.origin.keys()}
-    segments = _segments(search.steps, graphs, model, max_rows, max_pixels, wanted, search.origin, edits)
+    segments = tuple(_segments(search.steps, graphs, model, max_rows, max_pixels, wanted, search.origin, edits))
     return Plan(
         decodes=decodes,
-        segments=tuple(segments),
+        segments=segments,
         reads=frozenset(reads),
         uses=frozenset(search.uses),
         engines=tuple(loaded.engine for loaded in ways),
         bit_exact=all(loaded.session.batch_invariant for loaded in ways),
         edits=frozenset(edits),
+        late=frozenset(search.decodes - wanted).difference(*map(_reads_at_once, segments)),
     )
 
 
@@ -232,6 +236,17 @@ def _segments(
             yield _stage(group, graphs, model, max_rows, max_pixels, _needed(later, graphs) | wanted, origin)
             yield from edited
             group = []
+
+
+def _reads_at_once(segment: Segment) -> set[str]:
+    """The tensors of which ``segment`` needs the rows before any of them runs."""
+    match segment:
+        case Stage(shared=shared):
+            return set(segment.reads) if shared else set()
+        case LoopSegment(loop=loop, graph=graph):
+            return loop.needs(graph)
+        case _:
+            return {segment.tensor}
 
 
 def _stage(

@@ -7,15 +7,17 @@ splits; every part goes on alone. Nothing here waits: the executor's deliveries 
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from types import MappingProxyType
 from typing import TypeAlias
 
 import msgspec
 import numpy as np
 
+from ganserve.codecs import LateRows
 from ganserve.serving.edits import EditSegment
 from ganserve.serving.executor import Executor
-from ganserve.serving.jobs import Arrays, Batch, Job
+from ganserve.serving.jobs import Arrays, Batch, Feeds, Job
 from ganserve.serving.plan import LoopSegment, Plan
 from ganserve.serving.sharing import Wish
 from ganserve.serving.stage import Stage
@@ -95,11 +97,14 @@ class Flow:
         seeds: np.ndarray | None,
         times: Times,
         caller: Hashable,
+        late: Mapping[str, LateRows] = MappingProxyType({}),
         deadline: float = math.inf,
         watch: Watch | None = None,
         admitted: bool = False,
     ) -> None:
         """``tensors`` are those given or decoded, ``[rows, ...]``; ``seeds`` is ``[rows, 2]`` (seed, index) where the plan reads it.
+
+        ``late`` are rows of tensors that the plan lets come late.
 
         ``times`` is added to as the batches run. Where rows of the same request have been let in before, these are ``admitted`` too.
         """
@@ -108,7 +113,7 @@ class Flow:
         self._plan, self._executor, self._rows = plan, executor, rows
         self._missing = rows
         self._seeds, self._caller, self._deadline = seeds, caller, deadline
-        self._tensors = tensors
+        self._tensors, self._late = tensors, late
         self._finished: deque[Piece | Exception] = deque()
         self._arrival: asyncio.Future[None] | None = None
         self._jobs: set[Job] = set()
@@ -163,8 +168,13 @@ class Flow:
         def deliver(start: int, outputs: Arrays, rows: int) -> None:
             self._advance(piece.part(start, start + rows).plus(outputs), segment + 1)
 
-        submit = self._share if stage.shared else self._submit
-        submit(stage, {name: piece.tensors[name] for name in stage.reads}, len(piece.rows), deliver, admitted)
+        if stage.shared:
+            feeds = {name: piece.tensors[name] for name in stage.reads}
+            self._share(stage, feeds, len(piece.rows), deliver, admitted)
+        else:
+            late = self._late
+            some = {name: late[name][piece.rows] if name in late else piece.tensors[name] for name in stage.reads}
+            self._submit(stage, some, len(piece.rows), deliver, admitted)
 
     def _loop(self, segment: LoopSegment, piece: Piece, position: int, turn: _Round, admitted: bool = True) -> None:
         seeds = None if self._seeds is None else self._seeds[piece.rows]
@@ -192,7 +202,7 @@ class Flow:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
 
-    def _submit(self, stage: Stage, feeds: Arrays, rows: int, deliver: Deliver, admitted: bool) -> None:
+    def _submit(self, stage: Stage, feeds: Feeds, rows: int, deliver: Deliver, admitted: bool) -> None:
         left = rows
 
         def delivered(start: int, outputs: Arrays, batch: Batch) -> None:

@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
 
 from ganserve.engines import Session
 from ganserve.errors import EngineError
+from ganserve.serving.jobs import Arrays, Feeds
 from ganserve.spec import Graph
-
-Arrays: TypeAlias = Mapping[str, np.ndarray]
 
 
 class LoadedGraph(msgspec.Struct, eq=False):
@@ -69,7 +67,7 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
         )
         return mine == theirs
 
-    def most_rows(self, feeds: Arrays) -> int:
+    def most_rows(self, feeds: Feeds) -> int:
         """The most rows of one batch of such ``feeds``: fewer than ``max_rows`` where each is a large picture, but one."""
         areas = {name: math.prod(feeds[name].shape[1:3]) for name in self.max_pixels}
         return max(1, min([self.max_rows, *(most // areas[name] for name, most in self.max_pixels.items())]))
