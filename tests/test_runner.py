@@ -21,13 +21,15 @@ from ganserve.metrics import Metrics
 from ganserve.plugins import installed
 from ganserve.serving.batcher import Batcher
 from ganserve.serving.call import Ask, Call, Workers
+from ganserve.serving.edits import EditSegment
 from ganserve.serving.executor import Executor
 from ganserve.serving.jobs import Arrays, Job
-from ganserve.serving.model import LoadedTask, Model, Settings, load_model
+from ganserve.serving.model import Model, Settings, load_model
 from ganserve.serving.plan import LoopSegment, Plan, make_plan
 from ganserve.serving.results import Result
 from ganserve.serving.runner import Flow, Times
 from ganserve.serving.stage import GraphRun, LoadedGraph, Stage
+from ganserve.serving.task import LoadedTask
 from ganserve.spec import Graph, Input, Loop, Output, Step, Task, Tensor
 from ganserve.testing.echo import LABELS, SIZE, WALK_NOISE, Z_NOISE, image_of
 
@@ -447,13 +449,31 @@ def test_a_stage_that_changes_the_number_of_rows_is_refused(model: Model) -> Non
 def test_kinds_of_request_are_kept_but_not_without_end(model: Model) -> None:
     task = model.task("sample", "sample").task
     first = model.plan(task, frozenset(), ("seed",), frozenset({"image"}))
-    assert model.plan(task, frozenset(), ("seed", "truncation"), frozenset({"image"})) is first
-    labelled = model.plan(task, frozenset(), ("seed", "label"), frozenset({"image"}))
-    assert model.plan(task, frozenset(), ("seed", "truncation", "label"), frozenset({"image"})) is labelled
+    assert model.plan(task, frozenset(), ["seed"], frozenset({"image"})) is first
     assert model.plan(task, frozenset(), ("seed", *map(str, range(999))), frozenset({"image"})) is first
     for number in range(400):
         model.plan(task, frozenset({f"t{number}"}), ("seed",), frozenset({"image"}))
     assert len(model._plans) == 256
+
+
+@pytest.mark.parametrize("name", ["sample", "walk", "settle"])
+def test_rows_of_every_kind_of_request_meet_in_the_same_stages(model: Model, name: str) -> None:
+    task = model.task(name, "sample").task
+
+    def stages(*values: str) -> list[Stage]:
+        segments = model.plan(task, frozenset(), values, frozenset({"image"})).segments
+        return [
+            one.stage if isinstance(one, LoopSegment) else one for one in segments if not isinstance(one, EditSegment)
+        ]
+
+    first = stages("seed", "steps")
+    assert first
+    for values in (
+        ("seed", "steps", "truncation"),
+        ("seed", "steps", "label"),
+        ("label", "steps", "seed", "truncation"),
+    ):
+        assert all(one is other for one, other in zip(first, stages(*values), strict=True))
 
 
 def plan_of(

@@ -14,7 +14,8 @@ from ganserve.errors import DataError, InvalidArgument
 if TYPE_CHECKING:
     import numpy as np
 
-    from ganserve.serving.model import LoadedTask, Model
+    from ganserve.serving.model import Model
+    from ganserve.serving.task import LoadedTask
     from ganserve.spec import Latent
 
 COLUMNS = ("seed", "index", "label")

@@ -90,13 +90,7 @@ class Gate:
             return None
         if kind not in self._offers:
             return _refuse(f"{method} is of the kind {kind.value}: {self._refusal}")
-        if not self._asks:
-            return None
-
-        async def guard(context: grpc.aio.ServicerContext) -> Visit:
-            return await self._enter(kind, context)
-
-        return guard
+        return partial(self._enter, kind) if self._asks else None
 
     async def _enter(self, kind: Kind, context: grpc.aio.ServicerContext) -> Visit:
         principal, revoked = await self._principal(context)

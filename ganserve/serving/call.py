@@ -18,12 +18,13 @@ from ganserve.metrics import Metrics
 from ganserve.serving.edits import strengths_name
 from ganserve.serving.executor import Executor
 from ganserve.serving.marks import encoding, marked
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
 from ganserve.serving.pictures import Reader
 from ganserve.serving.plan import LoopSegment, Plan
 from ganserve.serving.results import Result, Results
 from ganserve.serving.runner import Flow, Piece, Times
 from ganserve.serving.shapes import known_shapes
+from ganserve.serving.task import LoadedTask
 from ganserve.serving.tiles import Tiling, tiling
 
 SEED = "seed"
@@ -177,6 +178,7 @@ class Call:
 
     def __init__(self, ask: Ask, workers: Workers, times: Times | None = None) -> None:
         self._ask, self._workers = ask, workers
+        self.rows = ask.rows
         self._encoder: Encoder = ask.task.encoder
         self._options = encoding(ask, workers)
         self._output = ask.task.task.output.tensor
@@ -230,25 +232,18 @@ class Call:
 
     def most_reply_bytes(self) -> int | None:
         """An upper bound of what all rows take in a reply; None where a size is known only afterwards."""
-        total = 512 + len(self._ask.model.name) + sum(len(engine) + 8 for engine in self.plan.engines)
-        total += sum(64 + len(name) for name in self.frames)
-        shapes: Mapping[str, tuple[int | str, ...]] = {
-            name: self._ask.task.tensors[name].shape for name in (self._output, *self._ask.returns)
-        }
-        if any(isinstance(size, str) for shape in shapes.values() for size in shape):
+        names = (self._output, *self._ask.returns)
+        shapes = self._ask.task.fixed
+        if not shapes.keys() >= set(names):
             shapes = {**shapes, **self._known_shapes()}
-        for name in (self._output, *self._ask.returns):
-            shape = shapes[name]
-            fixed = tuple(size for size in shape if isinstance(size, int))
-            if len(fixed) < len(shape):
+            if not shapes.keys() >= set(names):
                 return None
-            if name == self._output:
-                result = self._shape_put_back(fixed)
-                total += self._ask.rows * (64 + self._encoder.most_bytes(result, self._options))
-            if name in self._ask.returns:
-                numbers = math.prod(fixed) * np.dtype(self._ask.task.tensors[name].dtype).itemsize
-                total += self._ask.rows * (64 + len(name) + 10 * len(fixed) + numbers)
-        return total
+        row = 64 + self._encoder.most_bytes(self._shape_put_back(shapes[self._output]), self._options)
+        for name in self._ask.returns:
+            numbers = math.prod(shapes[name]) * np.dtype(self._ask.task.tensors[name].dtype).itemsize
+            row += 64 + len(name) + 10 * len(shapes[name]) + numbers
+        told = (self._ask.model.name, *self.plan.engines, *self.frames)
+        return 512 + sum(map(len, told)) + 64 * len(told) + self._ask.rows * row
 
     @property
     def engines(self) -> tuple[str, ...]:

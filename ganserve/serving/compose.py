@@ -15,9 +15,9 @@ import numpy as np
 
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask, Call, Way, Workers, in_lane
-from ganserve.serving.model import LoadedTask
 from ganserve.serving.results import Result
 from ganserve.serving.runner import Flow, Times
+from ganserve.serving.task import LoadedTask
 from ganserve.serving.told import told_by
 
 Field: TypeAlias = Callable[[str], str]

@@ -7,8 +7,9 @@ import grpc
 from ganserve.errors import InvalidArgument
 from ganserve.serving.access import charge
 from ganserve.serving.call import Ask, Workers
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
 from ganserve.serving.repository import Repository
+from ganserve.serving.task import LoadedTask
 from ganserve.serving.traffic import note_rows, note_target
 
 DEFAULT_REPLY_BYTES = 4 << 20

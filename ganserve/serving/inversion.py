@@ -24,10 +24,10 @@ from ganserve.serving.call import SEED, Ask, Way, Workers, in_lane
 from ganserve.serving.jobs import Arrays
 from ganserve.serving.lookout import Lookout, Progress
 from ganserve.serving.marks import encoding
-from ganserve.serving.model import LoadedTask
 from ganserve.serving.pictures import Reader
 from ganserve.serving.plan import LoopSegment, Plan
 from ganserve.serving.runner import Flow, Watch
+from ganserve.serving.task import LoadedTask
 
 Start: TypeAlias = Literal["average", "samples", "encoder", "given"]
 

@@ -3,27 +3,25 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
-import numpy as np
 
 from ganserve import golden
 from ganserve.bundle import Bundle, ExportedGraph, read
-from ganserve.codecs import ChoosingDecoder, Decoder, Encoder, LateDecoder, PictureDecoder, PromptDecoder
 from ganserve.engines import Options, Precision, Session
 from ganserve.errors import BundleError, EngineError, GanserveError, GoldenError, NotFound, PluginError
 from ganserve.plugins import Plugins, resolve
 from ganserve.serving import jobs
-from ganserve.serving.edits import EditSegment, LoadedDirection
-from ganserve.serving.plan import Plan, Segment, decodable, make_plan
+from ganserve.serving.edits import EditSegment
+from ganserve.serving.plan import LoopSegment, Plan, Segment, decodable, make_plan
 from ganserve.serving.stage import LoadedGraph, Stage
+from ganserve.serving.task import LoadedTask, load_task
 from ganserve.serving.warming import warm
-from ganserve.spec import Task, Tensor, tensors_of
+from ganserve.spec import Task
 
 log = logging.getLogger(__name__)
 
@@ -64,55 +62,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The most rows of one batch."""
     hang_seconds: float | None = 300.0
     """How long a batch may take before its engine counts as hung, and how long that engine may then take to load; None: any time."""
-
-
-class LoadedTask(msgspec.Struct, frozen=True, eq=False):
-    """A task with its codecs, and every tensor it names.
-
-    ``pictures`` are those decoders that read pictures, by their tensors; ``directions`` those of the model that move a latent of it;
-    ``choices`` which values decoders read instead of others, by their tensors; ``lates`` are the decoders whose rows may be made late. ``lane`` is the thread in which values are decoded;
-    None where none of them is a prompt, so that decoding them is quick.
-    """
-
-    task: Task
-    tensors: Mapping[str, Tensor]
-    decoders: Mapping[str, Decoder]
-    encoder: Encoder
-    pictures: Mapping[str, PictureDecoder] = {}
-    directions: Mapping[str, LoadedDirection] = {}
-    choices: Mapping[str, Mapping[str, tuple[str, ...]]] = {}
-    lates: Mapping[str, LateDecoder] = {}
-    lane: ThreadPoolExecutor | None = None
-
-    def moves(self, tensor: str) -> dict[str, np.ndarray]:
-        """The vectors along which the latent ``tensor`` may be moved, by the names of the directions."""
-        return {name: loaded.vector for name, loaded in self.directions.items() if loaded.direction.tensor == tensor}
-
-    def needless(self, values: Container[str]) -> frozenset[tuple[str, str]]:
-        """The request values that inputs do not read beside ``values``: (tensor, value)."""
-        return frozenset(
-            (tensor, other)
-            for tensor, instead in self.choices.items()
-            for value, others in instead.items()
-            if value in values
-            for other in others
-        )
-
-    @property
-    def prompts(self) -> frozenset[str]:
-        """The request values that are prompts."""
-        return frozenset(one.value for one in self.decoders.values() if isinstance(one, PromptDecoder))
-
-    @property
-    def makes_images(self) -> bool:
-        """Whether the result is a picture."""
-        return self.task.output.codec != "array"
-
-    @property
-    def ruling(self) -> str | None:
-        """The tensor of the picture whose size rules the result's: the one called ``image``, else the first; None without any."""
-        first = next(iter(self.pictures), None)
-        return next((name for name, decoder in self.pictures.items() if decoder.value == "image"), first)
 
 
 class Model:
@@ -184,14 +133,15 @@ class Model:
         self,
         task: Task,
         given: frozenset[str],
-        values: Container[str],
+        values: Iterable[str],
         wanted: frozenset[str],
         edited: frozenset[str] = frozenset(),
     ) -> Plan:
         """The plan for requests that give these tensors and values, want these tensors and edit these latents; made once for each kind."""
-        makes, loaded = decodable(task, values), self.tasks[task.name]
-        needless = loaded.needless(values) if loaded.choices else frozenset[tuple[str, str]]()
-        key = (task.name, given, makes, needless, wanted, edited)
+        loaded = self.tasks[task.name]
+        # Other names change no plan: a caller could fill the room of all plans with them.
+        reads = loaded.reads.intersection(values)
+        key = (task.name, given, reads, wanted, edited)
         if (plan := self._plans.get(key)) is None:
             plan = make_plan(
                 task,
@@ -199,8 +149,8 @@ class Model:
                 model=self.name,
                 max_rows=self._max_batch,
                 given=given,
-                decodable=makes,
-                needless=needless,
+                decodable=decodable(task, reads),
+                needless=loaded.needless(reads),
                 wanted=wanted,
                 max_pixels={name: decoder.max_pixels for name, decoder in loaded.pictures.items()},
                 edits={name: EditSegment(name, tuple(loaded.moves(name).values())) for name in sorted(edited)},
@@ -212,11 +162,15 @@ class Model:
         return plan
 
     def _met(self, segment: Segment) -> Segment:
-        """The stage of an earlier plan that does the work of ``segment``, so that rows meet whatever brought them there; else itself."""
-        if not isinstance(segment, Stage):
-            return segment
-        stages = (one for plan in self._plans.values() for one in plan.segments if isinstance(one, Stage))
-        return next((stage for stage in stages if stage.same(segment)), segment)
+        """``segment`` with the stage of an earlier plan that does its work, if there is one, so that rows meet whatever brought them there."""
+        if isinstance(segment, LoopSegment):
+            return msgspec.structs.replace(segment, stage=self._earlier(segment.stage))
+        return self._earlier(segment) if isinstance(segment, Stage) else segment
+
+    def _earlier(self, stage: Stage) -> Stage:
+        segments = (segment for plan in self._plans.values() for segment in plan.segments)
+        stages = (one.stage if isinstance(one, LoopSegment) else one for one in segments)
+        return next((one for one in stages if isinstance(one, Stage) and one.same(stage)), stage)
 
     def close(self) -> None:
         """Give back what the engines hold, and the threads in which prompts were decoded."""
@@ -254,7 +208,7 @@ def load_model(
             )
             used, graphs[graph.name] = _load_graph(bundle, graph, plugins, settings, slow, refused)
             awaits |= {one.name: None for one in slow if settings.engines.index(one) < settings.engines.index(used)}
-        tasks = {task.name: _load_task(bundle, task, plugins) for task in manifest.tasks}
+        tasks = {task.name: load_task(bundle, task, plugins) for task in manifest.tasks}
     except Exception as error:
         for loaded in graphs.values():
             loaded.session.close()
@@ -360,37 +314,3 @@ def _load_again(
 def _check_unchanged(bundle: Bundle) -> None:
     if read(bundle.folder).manifest != bundle.manifest:
         raise BundleError(f"bundle {bundle.folder} has changed since it was loaded; load it again")
-
-
-def _load_task(bundle: Bundle, task: Task, plugins: Plugins) -> LoadedTask:
-    manifest = bundle.manifest
-    tensors = tensors_of({graph.name: graph for graph in manifest.graphs}, task)
-    decoders = {}
-    for source in task.inputs:
-        codec = plugins.codec(source.codec)
-        if codec.decode is None:
-            raise BundleError(f"codec {codec.name!r} makes no tensors, but input {source.tensor!r} asks it to")
-        decoders[source.tensor] = resolve(codec.decode)(source, tensors[source.tensor], bundle.folder)
-    codec = plugins.codec(task.output.codec)
-    if codec.encode is None:
-        raise BundleError(f"codec {codec.name!r} makes no media, but the output of task {task.name!r} asks it to")
-    encoder = resolve(codec.encode)(task.output, tensors[task.output.tensor])
-    pictures = {name: decoder for name, decoder in decoders.items() if isinstance(decoder, PictureDecoder)}
-    # Pictures may be cut into tiles, each a row then, and what belongs to them is cut with them.
-    lates = {name: one for name, one in decoders.items() if isinstance(one, LateDecoder)} if not pictures else {}
-    choices = {
-        name: decoder.instead
-        for name, decoder in decoders.items()
-        if isinstance(decoder, ChoosingDecoder) and decoder.instead
-    }
-    latents = [latent.tensor for latent in task.latents]
-    vectors = bundle.directions()
-    directions = {
-        name: LoadedDirection(direction, vectors[name])
-        for name, direction in manifest.directions.items()
-        if direction.tensor in latents
-    }
-    # A thread of its own, begun with the first prompt: in one for all, a bundle whose tokenizer is slow would keep other models waiting.
-    reads_prompts = any(isinstance(decoder, PromptDecoder) for decoder in decoders.values())
-    lane = ThreadPoolExecutor(1, "prompts") if reads_prompts else None
-    return LoadedTask(task, tensors, decoders, encoder, pictures, directions, choices, lates, lane)

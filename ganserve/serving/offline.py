@@ -18,9 +18,10 @@ from ganserve.serving.compose import Points, Source
 from ganserve.serving.executor import Executor
 from ganserve.serving.frames import in_order
 from ganserve.serving.lost import Lost
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
 from ganserve.serving.results import Result
 from ganserve.serving.stage import Stage
+from ganserve.serving.task import LoadedTask
 
 ASKS_AT_ONCE = 4
 """How many asks are under way together, so that the engine has rows while those of another are encoded."""

@@ -7,7 +7,7 @@ import msgspec
 
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.inversion import Start
-from ganserve.serving.model import LoadedTask
+from ganserve.serving.task import LoadedTask
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]

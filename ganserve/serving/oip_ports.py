@@ -12,7 +12,8 @@ import numpy as np
 
 from ganserve.errors import NotFound
 from ganserve.serving.call import SEED
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
+from ganserve.serving.task import LoadedTask
 from ganserve.spec import Graph, Loop, Step, TaskKind, Tensor
 
 Kind: TypeAlias = Literal["seed", "label", "number", "picture", "prompt", "tensor", "direction"]

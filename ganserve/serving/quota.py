@@ -3,7 +3,6 @@
 import math
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -62,7 +61,7 @@ class Meter:
         self._clock = clock
         self._rested: dict[tuple[str, str], float] = {}
         self._most = _MOST_CLIENTS
-        self._running: Counter[str] = Counter()
+        self._running: dict[str, int] = {}
 
     def take(self, client: str, what: str, rate: Rate | None, amount: int = 1) -> None:
         """Take ``amount`` of ``what`` (calls, rows) from the ``rate`` of ``client``; :class:`QuotaExceeded` takes nothing."""
@@ -85,7 +84,7 @@ class Meter:
 
         :class:`QuotaExceeded` counts none where ``most`` of ``client`` run; None bounds nothing.
         """
-        running = self._running[client]
+        running = self._running.get(client, 0)
         if most is not None and running >= most:
             raise QuotaExceeded(
                 f"the quota of {client!r} is {most} calls at a time: try again when one of them has ended",

@@ -37,6 +37,10 @@ class Results:
 
     async def __anext__(self) -> Result:
         """The next row; what :meth:`Call.results` raises, before the first. Closes when anything ends it."""
+        if self._wanted == self._call.rows:
+            self._call._done()
+            self.close()
+            raise StopAsyncIteration
         try:
             if self._flow is None:
                 self._flow = await self._call._begin()
@@ -44,9 +48,7 @@ class Results:
             while self._wanted not in self._ready:
                 for result in await self._call._finish(await anext(self._flow)):
                     self._ready[result.row] = result
-        except BaseException as error:
-            if isinstance(error, StopAsyncIteration):
-                self._call._done()
+        except BaseException:
             self.close()
             raise
         self._wanted += 1

@@ -172,9 +172,15 @@ class Flow:
             feeds = {name: piece.tensors[name] for name in stage.reads}
             self._share(stage, feeds, len(piece.rows), deliver, admitted)
         else:
-            late = self._late
-            some = {name: late[name][piece.rows] if name in late else piece.tensors[name] for name in stage.reads}
+            some = {name: self._rows_of(name, piece) for name in stage.reads}
             self._submit(stage, some, len(piece.rows), deliver, admitted)
+
+    def _rows_of(self, name: str, piece: Piece) -> np.ndarray | LateRows:
+        """What ``piece`` has of a tensor, made or late."""
+        if (late := self._late.get(name)) is None:
+            return piece.tensors[name]
+        # The rows of a piece are in order, so as many are the same.
+        return late if len(piece.rows) == self._rows else late[piece.rows]
 
     def _loop(self, segment: LoopSegment, piece: Piece, position: int, turn: _Round, admitted: bool = True) -> None:
         seeds = None if self._seeds is None else self._seeds[piece.rows]

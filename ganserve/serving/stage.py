@@ -69,6 +69,8 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
 
     def most_rows(self, feeds: Feeds) -> int:
         """The most rows of one batch of such ``feeds``: fewer than ``max_rows`` where each is a large picture, but one."""
+        if not self.max_pixels:
+            return self.max_rows
         areas = {name: math.prod(feeds[name].shape[1:3]) for name in self.max_pixels}
         return max(1, min([self.max_rows, *(most // areas[name] for name, most in self.max_pixels.items())]))
 

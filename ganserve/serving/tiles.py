@@ -14,10 +14,10 @@ import numpy as np
 
 from ganserve.errors import EngineError, InvalidArgument
 from ganserve.serving.jobs import Arrays
-from ganserve.serving.model import LoadedTask
 from ganserve.serving.plan import Plan
 from ganserve.serving.runner import Piece
 from ganserve.serving.stage import GraphRun, Stage
+from ganserve.serving.task import LoadedTask
 from ganserve.spec import Tensor
 
 

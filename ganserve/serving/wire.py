@@ -14,8 +14,9 @@ import numpy as np
 from ganserve.codecs import EncodeOptions, Media
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask, Call
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
 from ganserve.serving.results import Result
+from ganserve.serving.task import LoadedTask
 from ganserve.spec import DType, Tensor
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import latents_pb2, media_pb2, text_pb2
@@ -139,8 +140,7 @@ def fill(message: pb.Sample | pb.Translation | text_pb2.Imagined, result: Result
     """Write what a row of Sample, Translate or TextToImage has into ``message``."""
     fill_result(message, result)
     if call.seeds is not None:
-        seed, index = call.seeds[result.row]
-        message.seed.seed, message.seed.index = int(seed), int(index)
+        message.seed.seed, message.seed.index = call.seeds[result.row].tolist()
 
 
 def fill_result(message: Made, result: Result) -> None:
@@ -201,7 +201,7 @@ def fill_media(message: media_pb2.Media, media: Media) -> None:
 
 def _rows(request: pb.SampleRequest, tensors: Mapping[str, np.ndarray], most: int, wrong: list[Violation]) -> int:
     """How many rows are asked for; 0 where that is wrong."""
-    implied = max([len(request.seeds), *(len(array) for array in tensors.values())])
+    implied = max(0, len(request.seeds), *map(len, tensors.values()))
     rows = request.count or implied
     if not 1 <= rows <= most:
         wrong.append(Violation("count", f"{rows} rows asked for; expected 1 to {most}"))
@@ -262,14 +262,14 @@ def seeds_of(
     request: pb.SampleRequest | text_pb2.TextToImageRequest, count: int, things: str, wrong: list[Violation]
 ) -> np.ndarray | None:
     """The pairs (seed, index) of ``count`` ``things``, uint64 ``[count, 2]``; None where none are given, or where something is ``wrong``."""
-    first = request.first_index
+    first, seeds = request.first_index, request.seeds
     one = request.HasField("seed")
-    if one and request.seeds:
+    if one and seeds:
         wrong.append(Violation("seeds", "seed and seeds exclude each other; give one of them"))
-    elif request.seeds and len(request.seeds) != count:
-        wrong.append(Violation("seeds", f"{len(request.seeds)} seeds for {count} {things}; give one for each"))
-    elif request.seeds:
-        return np.array([(seed, first) for seed in request.seeds], np.uint64)
+    elif seeds and len(seeds) != count:
+        wrong.append(Violation("seeds", f"{len(seeds)} seeds for {count} {things}; give one for each"))
+    elif seeds:
+        return np.array([(seed, first) for seed in seeds], np.uint64)
     elif one and first > MAX_UINT64 - (count - 1):
         wrong.append(Violation("first_index", f"{first} + {count} {things} exceed 2^64"))
     elif one:

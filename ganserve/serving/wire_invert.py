@@ -10,7 +10,8 @@ from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED
 from ganserve.serving.inversion import PICTURE, SAMPLES, Found, InvertAsk, Search, Start
 from ganserve.serving.lookout import Progress
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
+from ganserve.serving.task import LoadedTask
 from ganserve.serving.wire import OUTPUT_FIELDS, array_of, encode_of, fill_media, fill_served, fill_tensor, label_of
 from ganserve.serving.wire_translate import background_of, given_of, size_of
 from ganserve.v1 import inversion_pb2 as pb

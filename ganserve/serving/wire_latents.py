@@ -17,7 +17,8 @@ from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask
 from ganserve.serving.compose import Source
 from ganserve.serving.latents import Normalization, combine, frames_of, interpolate, mix
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
+from ganserve.serving.task import LoadedTask
 from ganserve.serving.wire import (
     MOST_STRENGTH,
     OUTPUT_FIELDS,

@@ -7,7 +7,8 @@ import msgspec
 
 from ganserve.serving.entry import Entry
 from ganserve.serving.inversion import starts_of
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
+from ganserve.serving.task import LoadedTask
 from ganserve.serving.wire import DATA_TYPES
 from ganserve.v1 import models_pb2
 

@@ -12,9 +12,10 @@ from ganserve.errors import InvalidArgument, Violation
 from ganserve.inference import messages as pb
 from ganserve.serving.call import SEED, Ask
 from ganserve.serving.inversion import InvertAsk
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
 from ganserve.serving.oip_parameters import Parameters, parameters_from
 from ganserve.serving.oip_ports import DIRECTION, Port, outlets_of, ports_of
+from ganserve.serving.task import LoadedTask
 from ganserve.serving.wire import MAX_UINT64, check_direction, filled
 from ganserve.serving.wire_oip_tensors import arrays_of
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from ganserve.inference import messages as pb
 from ganserve.serving.entry import Entry, State
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
 from ganserve.serving.oip_ports import BYTES, outlets_of, ports_of, usual_task
+from ganserve.serving.task import LoadedTask
 from ganserve.statistics import Counts, Duration
 
 PLATFORM = "ganserve"

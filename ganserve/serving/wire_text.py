@@ -11,8 +11,9 @@ from ganserve.codecs import GivenPrompt, PromptDecoder
 from ganserve.codecs.tokens import VALUE
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask, Call
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
 from ganserve.serving.results import Result
+from ganserve.serving.task import LoadedTask
 from ganserve.serving.wire import OUTPUT_FIELDS, OWN_FIELDS, common_of, fill, filled, seeds_of
 from ganserve.v1 import text_pb2 as pb
 

@@ -8,8 +8,9 @@ import numpy as np
 from ganserve.codecs import GivenImage
 from ganserve.errors import InvalidArgument, Violation
 from ganserve.serving.call import SEED, Ask, Call
-from ganserve.serving.model import LoadedTask, Model
+from ganserve.serving.model import Model
 from ganserve.serving.results import Result
+from ganserve.serving.task import LoadedTask
 from ganserve.serving.wire import FORMATS, OUTPUT_FIELDS, OWN_FIELDS, common_of, fill, label_of
 from ganserve.v1 import generation_pb2 as pb
 from ganserve.v1 import inversion_pb2, media_pb2
