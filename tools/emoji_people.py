@@ -3,7 +3,7 @@
 ::
 
     google-people    Google's drawings of Unicode's categories "Smileys & Emotion" and "People & Body", 64×64 on white
-    google-faces     those of them that show a face, a couple, a heart or a hand, and not people at sports or parts of a body
+    google-faces     those of them that show a face, a couple, a heart or a hand, and not fairies, people at sports or parts of a body
 
 The first is two thirds of all drawings, and they have much in common; of most other things there is only one drawing each. In the
 second even more is alike: what one learns of a face serves all the others.
@@ -22,8 +22,16 @@ SIDE = 64
 
 CATEGORIES = ("Smileys & Emotion", "People & Body")
 
-FACELESS = ("body-parts", "emotion", "person-activity", "person-resting", "person-sport", "person-symbol")
-"""The subcategories of theirs whose drawings have no face, or a tiny one."""
+OTHERS = (
+    "body-parts",
+    "emotion",
+    "person-activity",
+    "person-fantasy",
+    "person-resting",
+    "person-sport",
+    "person-symbol",
+)
+"""The subcategories of theirs whose drawings have no face, a tiny one, or wings, fins and smoke beside it."""
 
 WHAT = "Google's drawings of Unicode's categories Smileys & Emotion and People & Body"
 
@@ -38,8 +46,8 @@ def main(google: Path, out: Path) -> None:
     entries = msgspec.json.decode((google / "emoji.json").read_bytes())
     people = [entry for entry in entries if entry["category"] in CATEGORIES]
     drawings = images(google / f"img/google/{SIDE}")
-    without = f"{WHAT}, without the subcategories {', '.join(FACELESS)}"
-    for name, what, left_out in (("google-people", WHAT, ()), ("google-faces", without, FACELESS)):
+    without = f"{WHAT}, without the subcategories {', '.join(OTHERS)}"
+    for name, what, left_out in (("google-people", WHAT, ()), ("google-faces", without, OTHERS)):
         folder = out / name
         if is_there(folder):
             continue
