@@ -1,8 +1,8 @@
 """Speed as ratios within one run: what the server adds to what the engine does alone on the same core.
 
 The engine (in a process of its own) and the server are both pinned to the first core with one thread each; the client to the
-last. Raw and served runs take turns, and the ratio is that of their medians, so that a machine which slows down meanwhile
-slows both.
+last. Raw and served runs take turns, and the ratio is the median of those of each turn: a machine that slows down meanwhile slows
+both halves of most turns.
 """
 
 import asyncio
@@ -47,18 +47,19 @@ TRANSLATE_LOADS = (Load(rows=1, concurrency=4, largest=4),)
 
 
 class Served(msgspec.Struct, frozen=True):
-    """What a server did under a load, beside the raw engine in the same minutes."""
+    """What a server did under a load, beside the raw engine in the same minutes: medians, and served rows over raw rows turn by turn."""
 
     load: Load
     raw_rows_per_second: float
     rows_per_second: float
     p50_ms: float
     p99_ms: float
+    ratios: tuple[float, ...]
 
     @property
     def ratio(self) -> float:
-        """Served rows over raw rows."""
-        return self.rows_per_second / self.raw_rows_per_second
+        """The median of the turns."""
+        return statistics.median(self.ratios)
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -88,7 +89,8 @@ def served(folder: Path, load: Load, *, rounds: int, seconds: float, task: str =
             rates.append(rate)
             latencies += waits
     p50, p99 = np.quantile(latencies, (0.5, 0.99)) * 1000
-    return Served(load, statistics.median(raws), statistics.median(rates), float(p50), float(p99))
+    ratios = tuple(rate / raw for raw, rate in zip(raws, rates, strict=True))
+    return Served(load, statistics.median(raws), statistics.median(rates), float(p50), float(p99), ratios)
 
 
 def start(folder: Path) -> Start:
@@ -196,6 +198,7 @@ def _wait_serving(channel: grpc.Channel) -> None:
 async def _drive(address: str, target: Measured, load: Load, seconds: float) -> tuple[float, list[float]]:
     waits: list[float] = []
     async with grpc.aio.insecure_channel(address, options=(("grpc.max_receive_message_length", -1),)) as channel:
+        await channel.channel_ready()
         call = target.call(channel)
         began = time.perf_counter()
 

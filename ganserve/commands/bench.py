@@ -10,9 +10,9 @@ from ganserve.commands.output import console, print_json, table
 
 @click.command(short_help="Measure what serving adds to the engine, as ratios in one run.")
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--seconds", type=click.FloatRange(min=0.5), default=5.0, show_default=True, help="Of each run.")
+@click.option("--seconds", type=click.FloatRange(min=0.5), default=3.0, show_default=True, help="Of each run.")
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Turns of raw and served runs."
+    "--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Turns of raw and served runs."
 )
 @click.option("--task", default="", metavar="NAME", help="The task to run [the first that is a single graph].")
 @click.option(
@@ -29,12 +29,13 @@ def command(bundle: Path, seconds: float, rounds: int, task: str, engine: str, a
     Sampling is loaded by 16 callers of single rows, then by 4 callers of 64; translation by 4 callers with one picture each,
     of the size of the bundle's golden rows. Pictures and results have no file format.
 
-    Only ratios mean anything, and only on a machine that does nothing else. Needs Linux and two cores.
+    Only ratios mean anything, and only on a machine that does nothing else: the median of the turns is told, with the least and the
+    greatest of them. Needs Linux and two cores.
 
     \b
     Examples:
       ganserve bench bundles/dcgan-fashion
-      ganserve bench bundles/dcgan-fashion --seconds 10 --rounds 5 --json
+      ganserve bench bundles/dcgan-fashion --seconds 10 --rounds 9 --json
       ganserve bench bundles/pix2pix-emoji --engine openvino:bf16
     """
     from ganserve import bench
@@ -54,7 +55,7 @@ def command(bundle: Path, seconds: float, rounds: int, task: str, engine: str, a
         rows.add_row(
             str(figure.load.rows),
             str(figure.load.concurrency),
-            f"{figure.ratio:.3f}",
+            f"{figure.ratio:.3f} ({min(figure.ratios):.2f} to {max(figure.ratios):.2f})",
             f"{figure.p50_ms:.1f}",
             f"{figure.p99_ms:.1f}",
             f"{figure.p99_ms / figure.p50_ms:.2f}",
