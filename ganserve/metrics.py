@@ -52,7 +52,7 @@ class Metrics:
         )
         self.engine_time = Histogram(
             "ganserve_engine_seconds",
-            "Time of a batch on its engine.",
+            "Time of a batch on its engine, with drawing its noise.",
             ("model", "engine"),
             buckets=SECONDS,
             registry=registry,

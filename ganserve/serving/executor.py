@@ -213,7 +213,7 @@ class Executor:
         """What came of ``batch``; None where this thread was given up meanwhile."""
         worker.at = (batch, self.clock())
         try:
-            made = self._traced_run(batch, worker.at[1]) if self._traced else batch.stage.run(batch.feeds())
+            made = self._traced_run(batch) if self._traced else batch.stage.run(batch.feeds())
             outcome: Outcome = (batch, made, nan_rows(made))
         except Exception as error:
             outcome = (batch, error, {})
@@ -259,9 +259,10 @@ class Executor:
         await replaced
         self._rouse()
 
-    def _traced_run(self, batch: Batch, started: float) -> Arrays:
+    def _traced_run(self, batch: Batch) -> Arrays:
         ends: list[tuple[str, float]] = []
-        outputs = batch.stage.run(batch.feeds(), lambda graph: ends.append((graph, self.clock())))
+        feeds, started = batch.feeds(), self.clock()
+        outputs = batch.stage.run(feeds, lambda graph: ends.append((graph, self.clock())))
         # Fetching the outputs is the last graph's, which may have been at work until then.
         ends[-1] = ends[-1][0], self.clock()
         begins = (started, *(end for _, end in ends))
