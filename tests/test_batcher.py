@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ganserve.errors import DeadlineExceeded, QueueFull
+from ganserve.errors import DeadlineExceeded, EngineError, QueueFull
 from ganserve.serving.batcher import Batcher
 from ganserve.serving.jobs import Arrays, Batch, Job, Line
 
@@ -284,6 +284,20 @@ def test_late_rows_are_made_together_and_keep_their_place_beside_given_ones() ->
     batch = take(batcher)
     assert batch.feeds()["x"].tolist() == [16, 18, 20, 22, 24, 26, 28]
     assert [single.feeds()["x"].tolist() for single in batch.singles()][:2] == [[16], [18]]
+
+
+def test_a_decoder_that_makes_too_few_late_rows_mixes_nobodys_up() -> None:
+    class Forgetful(Doubler):
+        def make(self, parts: Sequence[Any]) -> np.ndarray:
+            return super().make(parts)[1:]
+
+    batcher, stage, decoder = Batcher(), Stage(8), Forgetful()
+    for caller in range(2):
+        job = make_job(stage, 2, caller=caller)
+        job.feeds = {"x": Halves(decoder, np.arange(2))}
+        batcher.submit(job, 0.0)
+    with pytest.raises(EngineError, match="Forgetful made 3 rows where 4 were to be made"):
+        take(batcher).feeds()
 
 
 def test_a_caller_of_one_row_is_in_the_very_next_batch_of_a_caller_of_a_thousand() -> None:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from ganserve.codecs import LateDecoder, LateRows
+from ganserve.errors import EngineError
 from ganserve.serving.pace import Pace
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
@@ -198,7 +199,12 @@ def _joined(parts: Sequence[np.ndarray | LateRows]) -> np.ndarray:
         if decoder is None:
             arrays += cast("Iterator[np.ndarray]", group)
         else:
-            arrays.append(decoder.make(cast("list[LateRows]", list(group))))
+            late = cast("list[LateRows]", list(group))
+            made, rows = decoder.make(late), sum(part.shape[0] for part in late)
+            if len(made) != rows:
+                # Else callers would get each other's rows.
+                raise EngineError(f"{type(decoder).__name__} made {len(made)} rows where {rows} were to be made")
+            arrays.append(made)
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 

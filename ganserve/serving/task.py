@@ -19,8 +19,8 @@ class LoadedTask(msgspec.Struct, frozen=True, eq=False, dict=True):
     """A task with its codecs, and every tensor it names.
 
     ``pictures`` are those decoders that read pictures, by their tensors; ``directions`` those of the model that move a latent of it;
-    ``choices`` which values decoders read instead of others, by their tensors; ``lates`` are the decoders whose rows may be made late. ``lane`` is the thread in which values are decoded;
-    None where none of them is a prompt, so that decoding them is quick.
+    ``choices`` which values decoders read instead of others, by their tensors; ``lates`` are the decoders whose rows may be made late.
+    ``lane`` is the thread in which values are decoded; None where none of them is a prompt, so that decoding them is quick.
     """
 
     task: Task

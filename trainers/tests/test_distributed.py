@@ -90,6 +90,7 @@ def test_a_signal_saves_and_stops_both_processes_however_far_the_next_log_entry_
             assert training.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        # One process draws it; the other one may be a moment behind.
         time.sleep(1)
     finally:
         # Its processes end with it: by themselves, or by its hand 30 s later.
