@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,7 +110,8 @@ def ask(model: Model, task: str | LoadedTask, rows: int, **given: Any) -> Ask:
 
 
 async def results(workers: Workers, wish: Ask) -> list[Result]:
-    return [result async for result in Call(wish, workers).results()]
+    with closing(Call(wish, workers).results()) as found:
+        return [result async for result in found]
 
 
 def pixels(found: Sequence[Result]) -> np.ndarray:
@@ -326,7 +328,7 @@ async def test_a_full_queue_is_met_before_anything_is_drawn(
     session = watched(model, "mapping")
     session.free.clear()
     busy = asyncio.create_task(results(workers, ask(model, "sample", 512, values={"seed": pairs(1, 512)})))
-    while workers.executor.batcher.waiting != 504:
+    while workers.executor.batcher.waiting != 504 or not drawn:
         await asyncio.sleep(0.001)
     with pytest.raises(QueueFull, match="504 rows are waiting and 9 more"):
         await results(workers, ask(model, "sample", 9, values={"seed": pairs(1, 9)}))
@@ -615,5 +617,6 @@ async def test_seeds_are_chosen_where_none_is_given_and_told(model: Model, worke
     assert second.seeds is not None
     assert first.seeds[:, 1].tolist() == [0, 1, 2]
     assert first.seeds[0, 0] != second.seeds[0, 0], "one in 2^32 that they agree"
-    found = [result async for result in first.results()]
+    with closing(first.results()) as made:
+        found = [result async for result in made]
     assert (pixels(found) == image_of(w_of(first.seeds))).all()

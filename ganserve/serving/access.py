@@ -64,7 +64,8 @@ class Gate:
 
     ``offers`` are the kinds of rpc that are answered, ``refusal`` is what callers of the others are told. With ``authorities`` a call
     needs a bearer token that one of them knows, and management calls one that allows them. ``quota`` is a client's, but for what it
-    has bounds of its own for. A client is a principal; without tokens the name in its TLS certificate, or else its address.
+    has bounds of its own for. A client is a principal; without tokens the name in its TLS certificate, if callers have to show
+    ``certificates``, or else its address.
     """
 
     def __init__(
@@ -74,8 +75,11 @@ class Gate:
         authorities: Sequence[Authority] = (),
         quota: Quota | None = None,
         meter: Meter | None = None,
+        *,
+        certificates: bool = False,
     ) -> None:
         self._offers, self._refusal, self._authorities = offers, refusal, authorities
+        self._name = _certified if certificates else _address
         self._quota, self._meter = quota or Quota(), meter or Meter()
         self._asks = bool(authorities) or self._quota != Quota()
         # A bound on calls at a time asks nobody for rows, and leaves batches shared among connections.
@@ -106,7 +110,7 @@ class Gate:
 
     async def _principal(self, context: grpc.aio.ServicerContext) -> tuple[Principal, Revoked | None]:
         if not self._authorities:
-            return Principal(name=_name(context)), None
+            return Principal(name=self._name(context)), None
         token = _token(context)
         for authority in self._authorities:
             if (found := await authority.principal(token)) is not None:
@@ -158,8 +162,12 @@ def _token(context: grpc.aio.ServicerContext) -> str:
     raise Unauthenticated("this server asks for a token: send the metadata 'authorization: Bearer TOKEN'")
 
 
-def _name(context: grpc.aio.ServicerContext) -> str:
-    """What a client without a token is called: by its certificate, or its address without the port."""
-    if identities := context.peer_identities():
-        return f"cert:{bytes(next(iter(identities))).decode(errors='replace')}"
+def _certified(context: grpc.aio.ServicerContext) -> str:
+    """What a client is called by the certificate that it has shown; it need not have, where the port has no TLS."""
+    identities = context.peer_identities()
+    return f"cert:{bytes(next(iter(identities))).decode(errors='replace')}" if identities else _address(context)
+
+
+def _address(context: grpc.aio.ServicerContext) -> str:
+    """A client's address without the port."""
     return str(context.peer()).rpartition(":")[0]

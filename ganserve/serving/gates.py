@@ -1,6 +1,7 @@
 """What an operator says of access to a server, and the gates of its ports that follow."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -53,15 +54,19 @@ async def gates(access: Access, host: str, port: int) -> Gates:
         log.warning(
             "anyone who reaches %s may call: give --token-file, --jwt-keys or --tls-client-ca to know who does", host
         )
-    meter = Meter()
     own = access.management_port is not None and not shared
     where = (
         f"the management port on {MANAGEMENT_HOST} answers it" if own else "set --management-port to have it answered"
     )
-    public = Gate(EVERYTHING if shared else EVERYTHING - {Kind.MANAGEMENT}, where, authorities, access.quota, meter)
-    management = Gate(
-        EVERYTHING - {Kind.INFERENCE}, "call it on the server's own port", authorities, access.quota, meter
+    gate = partial(
+        Gate,
+        authorities=authorities,
+        quota=access.quota,
+        meter=Meter(),
+        certificates=access.tls is not None and access.tls.client_ca is not None,
     )
+    public = gate(EVERYTHING if shared else EVERYTHING - {Kind.MANAGEMENT}, where)
+    management = gate(EVERYTHING - {Kind.INFERENCE}, "call it on the server's own port")
     return Gates(public, management if own else None)
 
 

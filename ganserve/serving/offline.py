@@ -59,7 +59,8 @@ async def results_of(
     """
 
     async def answer(ask: Ask) -> list[Result]:
-        return [result async for result in Call(ask, workers).results()]
+        with contextlib.closing(Call(ask, workers).results()) as results:
+            return [result async for result in results]
 
     async def each() -> AsyncIterator[Ask]:
         for ask in asks:

@@ -36,21 +36,16 @@ class Results:
         return self
 
     async def __anext__(self) -> Result:
-        """The next row; what :meth:`Call.results` raises, before the first. Closes when anything ends it."""
+        """The next row; what :meth:`Call.results` raises, before the first."""
         if self._wanted == self._call.rows:
             self._call._done()
-            self.close()
             raise StopAsyncIteration
-        try:
-            if self._flow is None:
-                self._flow = await self._call._begin()
-                self._flow.pieces()
-            while self._wanted not in self._ready:
-                for result in await self._call._finish(await anext(self._flow)):
-                    self._ready[result.row] = result
-        except BaseException:
-            self.close()
-            raise
+        if self._flow is None:
+            self._flow = await self._call._begin()
+            self._flow.pieces()
+        while self._wanted not in self._ready:
+            for result in await self._call._finish(await anext(self._flow)):
+                self._ready[result.row] = result
         self._wanted += 1
         return self._ready.pop(self._wanted - 1)
 
