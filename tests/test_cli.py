@@ -19,6 +19,9 @@ from ganserve.bundle import read, write_manifest
 from ganserve.cli import cli
 from ganserve.commands import reference
 from ganserve.commands.process import free_port
+from ganserve.commands.serve import command as serve
+from ganserve.engines import Options, tensorrt
+from ganserve.serving.model import Settings
 from ganserve.spec import Output, Step
 from ganserve.testing.echo import write_bundle
 from ganserve.testing.server import serving
@@ -353,11 +356,16 @@ def test_compile_builds_every_graph_once(bundles, tmp_path):
     graphs = tuple(graph for graph in manifest.graphs if graph.name == "mapping")
     write_manifest(folder, msgspec.structs.replace(manifest, graphs=graphs, tasks=(task,)))
     engines = tmp_path / "engines"
-    first = run("compile", folder, "--out", engines, "--max-batch", 8).output
+    first = run("compile", folder, "--out", engines).output
     assert "mapping" in first
     assert "kept" not in first
     built = {path: path.stat().st_mtime_ns for path in engines.iterdir()}
     assert len(built) == 1
-    assert "kept" in run("compile", folder, "--out", engines, "--max-batch", 8).output
+    assert "kept" in run("compile", folder, "--out", engines).output
     assert {path: path.stat().st_mtime_ns for path in engines.iterdir()} == built
+    # What a server with no other settings looks for.
+    assert {parameter.name: parameter.default for parameter in serve.params}["max_batch"] == Settings().max_batch
+    sought = Options(graph=graphs[0], device="cuda:0", cache_dir=engines, max_rows=Settings().max_batch)
+    assert not tensorrt.must_build(folder / graphs[0].file, sought)
+    assert tensorrt.must_build(folder / graphs[0].file, msgspec.structs.replace(sought, max_rows=8))
     assert "BundleError" not in run("compile", bundles / "damaged", "--out", engines, code=1).output

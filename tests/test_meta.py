@@ -1,9 +1,10 @@
 """The habits of the house, kept by a test: what is public is documented, mapped and tested, and files stay small."""
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import math
+import os
 import re
 import subprocess
 import sys
@@ -283,3 +284,14 @@ def test_the_oldest_packages_that_pip_may_take_are_new_enough_for_the_generated_
     assert len(made_with) == 1
     (newest,) = made_with
     assert [int(part) for part in oldest.split(".")] >= [int(part) for part in newest.split(".")]
+
+
+@pytest.mark.parametrize(
+    "package", ["fsspec", "onnxruntime", "openvino", "tensorrt_rtx_bindings", "tokenizers", "torch"]
+)
+def test_no_test_is_skipped_for_want_of_a_package_where_ci_promises_them_all(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        reason = f"{package} is not installed; `make test` installs it"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)

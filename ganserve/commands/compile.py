@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ganserve.commands.options import max_batch_option
 from ganserve.commands.output import console, progress, table, watched
 
 if TYPE_CHECKING:
@@ -34,13 +35,7 @@ ENGINES = ("tensorrt",)
     show_default=True,
     help="Of the numbers.",
 )
-@click.option(
-    "--max-batch",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="The most rows of one batch, as in serve.",
-)
+@max_batch_option
 @click.option("--device", default="cuda:0", show_default=True, help="The GPU to tune for; TensorRT RTX needs none.")
 def command(bundle: Path, engine: str, out: Path, precision: "Precision", max_batch: int, device: str) -> None:
     """Build an engine for every graph of BUNDLE, so that a server with a GPU need not do so at its first start.

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from ganserve import bundle, golden, spec
 from ganserve.bundle import Bundle
+from ganserve.cli import cli
 from ganserve.codecs.seeds import draw
 from ganserve.engines import Options, Session, onnxruntime, openvino, tensorrt
 from ganserve.engines import torch as torch_engine
@@ -99,11 +101,38 @@ def test_every_engine_reproduces_the_golden_rows_from_half_weights(half: Bundle,
     assert golden.check(half, half.manifest.graph("generator"), session(half, engine), "fp32") <= 1
 
 
-def test_tensorrt_builds_it_for_any_number_of_rows(made: Bundle, tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt_rtx_bindings")
-    for graph in made.manifest.graphs:
-        built = tensorrt.compile(made.path(graph.file), tmp_path, Options(graph=graph, max_rows=16))
-        assert built.size > made.manifest.files["weights.bin"].size
+def test_tensorrt_builds_it_for_any_number_of_rows(
+    made: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    profiles = []
+
+    class Builder:
+        """TensorRT's, of which the profiles are kept."""
+
+        def __init__(self, log: Any) -> None:
+            self.real = trt.Builder(log)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.real, name)
+
+        def create_optimization_profile(self) -> Any:
+            profiles.append(self.real.create_optimization_profile())
+            return profiles[-1]
+
+    watched = ModuleType(trt.__name__)
+    vars(watched).update(vars(trt) | {"Builder": Builder})
+    monkeypatch.setattr(tensorrt, "_tensorrt", lambda: watched)
+    command = ["compile", str(made.folder), "--out", str(tmp_path), "--max-batch", "16"]
+    done = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.engine")]
+    assert len(sizes) == len(profiles) == len(made.manifest.graphs)
+    assert min(sizes) > made.manifest.files["weights.bin"].size
+    for graph, profile in zip(made.manifest.graphs, profiles, strict=True):
+        for tensor in graph.inputs:
+            rows = [shape[0] for shape in profile.get_shape(tensor.name)]
+            assert rows == [1, 8, 16], f"{tensor.name}: at least, mostly and at most"
 
 
 def test_tensorrt_unfolds_half_weights_when_it_builds(half: Bundle, tmp_path: Path) -> None:
