@@ -30,6 +30,7 @@ from ganserve.codecs.label import draw_labels
 from ganserve.codecs.seeds import draw
 from ganserve.errors import GanserveError
 from ganserve.plugins import installed
+from ganserve.serving.call import COPY_BYTES
 from ganserve.serving.model import Settings
 from ganserve.serving.ports import ACCEPT_SECONDS
 from ganserve.serving.repository import Repository
@@ -276,17 +277,20 @@ async def test_a_stream_sends_a_row_before_the_next_is_ready(one: Up) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image_format", "apart"),
+    ("image_format", "copied", "apart"),
     [
-        (media_pb2.IMAGE_FORMAT_PNG, True),
-        (media_pb2.IMAGE_FORMAT_JPEG, True),
-        (media_pb2.IMAGE_FORMAT_WEBP, True),
-        (media_pb2.IMAGE_FORMAT_RAW, False),  # a copy, which takes less than handing it over would
+        (media_pb2.IMAGE_FORMAT_PNG, COPY_BYTES, True),
+        (media_pb2.IMAGE_FORMAT_JPEG, COPY_BYTES, True),
+        (media_pb2.IMAGE_FORMAT_WEBP, COPY_BYTES, True),
+        # A copy, which takes less than handing it over would where it is a small one.
+        (media_pb2.IMAGE_FORMAT_RAW, 2 * 48, False),
+        (media_pb2.IMAGE_FORMAT_RAW, 2 * 48 - 1, True),
     ],
 )
 async def test_pictures_are_encoded_off_the_event_loop(
-    one: Up, monkeypatch: pytest.MonkeyPatch, image_format: media_pb2.ImageFormat, apart: bool
+    one: Up, monkeypatch: pytest.MonkeyPatch, image_format: media_pb2.ImageFormat, copied: int, apart: bool
 ) -> None:
+    monkeypatch.setattr("ganserve.serving.call.COPY_BYTES", copied)
     threads, encode = set(), ImageEncoder.encode
 
     def watched(*given: Any) -> Any:

@@ -447,6 +447,17 @@ async def test_a_reply_that_would_be_too_large_is_refused_before_the_model_runs_
     assert (await translated(one, message)).shape == (128, 128, 3)
 
 
+async def test_four_mebibytes_are_accepted_where_the_request_says_nothing(one: Up) -> None:
+    # What gRPC clients take unless they are told otherwise.
+    fits, large = (request(images={"image": raw(noise(1180, width))}) for width in (1180, 1190))
+    assert not fits.max_reply_bytes
+    assert 4_177_200 < (await one.generation.Translate(fits)).ByteSize() < 4 << 20
+    runs = len(one.runs)
+    error = await refused(one.generation.Translate(large))
+    assert "4194304 are accepted" in violations(error)["max_reply_bytes"]
+    assert len(one.runs) == runs
+
+
 async def test_a_full_queue_is_told_before_the_picture_is_decoded(echo: Path) -> None:
     async with up(echo, queue_rows=2, max_batch=1) as one:
         gate = one.watch("negative")

@@ -29,6 +29,9 @@ from ganserve.serving.tiles import Tiling, tiling
 
 SEED = "seed"
 
+COPY_BYTES = 1 << 20
+"""How much is copied on the event loop at most: a tenth of a millisecond's work or so, where a thread would take longer to be told."""
+
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
 
@@ -300,7 +303,8 @@ class Call:
 
     async def _encode(self, piece: Piece) -> list[Result]:
         started = time.monotonic()
-        if self._encoder.cheap(self._options) and not self.frames:
+        is_small = piece.tensors[self._output].nbytes <= COPY_BYTES
+        if is_small and self._encoder.cheap(self._options) and not self.frames:
             media = self._encode_rows(piece)
         else:
             media = await self._in_pool(self._encode_rows, piece)
