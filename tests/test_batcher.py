@@ -30,6 +30,33 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
         raise AssertionError("the batcher runs nothing")
 
 
+class Doubler:
+    """A decoder of which only the late half is used: it makes numbers twice as large, and notes how many at a time."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def make(self, parts: Sequence[Any]) -> np.ndarray:
+        assert all(part.decoder is self for part in parts)
+        numbers = np.concatenate([part.numbers for part in parts])
+        self.made.append(len(numbers))
+        return 2 * numbers
+
+
+class Halves(msgspec.Struct, frozen=True, eq=False):
+    """Numbers that are still to be doubled."""
+
+    decoder: Any
+    numbers: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.numbers.shape
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "Halves":
+        return Halves(self.decoder, self.numbers[rows])
+
+
 def make_job(
     stage: Stage,
     rows: int,
@@ -91,6 +118,7 @@ class BatcherMachine(RuleBasedStateMachine):
         super().__init__()
         self.batcher = Batcher(QUEUE)
         self.stages = (Stage(1), Stage(4), Stage(7))
+        self.decoders = (Doubler(), Doubler())
         self.jobs: dict[int, Waiting] = {}
         self.now = 0.0
         self.rows = 0
@@ -106,12 +134,24 @@ class BatcherMachine(RuleBasedStateMachine):
         patience=st.one_of(st.none(), st.floats(-1, 30)),
         shape=st.sampled_from(SHAPES),
         admitted=st.booleans(),
+        late=st.dictionaries(st.sampled_from("xy"), st.integers(0, 1)),
     )
     def submit(
-        self, stage: int, rows: int, caller: str, patience: float | None, shape: tuple[int, ...], admitted: bool
+        self,
+        stage: int,
+        rows: int,
+        caller: str,
+        patience: float | None,
+        shape: tuple[int, ...],
+        admitted: bool,
+        late: dict[str, int],
     ) -> None:
         deadline = math.inf if patience is None else self.now + patience
         job = make_job(self.stages[stage], rows, caller=caller, deadline=deadline, first=self.rows, shape=shape)
+        job.feeds = {
+            name: Halves(self.decoders[late[name]], numbers / 2) if name in late else numbers
+            for name, numbers in job.feeds.items()
+        }
         if not admitted and self.waiting() + rows > QUEUE:
             with pytest.raises(QueueFull) as full:
                 self.batcher.submit(job, self.now)
@@ -242,32 +282,6 @@ def test_a_batch_that_one_job_fills_is_fed_without_a_copy() -> None:
     feeds = take(batcher).feeds()
     assert feeds.keys() == job.feeds.keys()
     assert all(feeds[name] is job.feeds[name] for name in feeds)
-
-
-class Doubler:
-    """A decoder of which only the late half is used: it makes numbers twice as large, and notes how many at a time."""
-
-    def __init__(self) -> None:
-        self.made: list[int] = []
-
-    def make(self, parts: Sequence[Any]) -> np.ndarray:
-        numbers = np.concatenate([part.numbers for part in parts])
-        self.made.append(len(numbers))
-        return 2 * numbers
-
-
-class Halves(msgspec.Struct, frozen=True, eq=False):
-    """Numbers that are still to be doubled."""
-
-    decoder: Any
-    numbers: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.numbers.shape
-
-    def __getitem__(self, rows: slice | np.ndarray) -> "Halves":
-        return Halves(self.decoder, self.numbers[rows])
 
 
 def test_late_rows_are_made_together_and_keep_their_place_beside_given_ones() -> None:
