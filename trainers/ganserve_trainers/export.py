@@ -31,6 +31,7 @@ from ganserve_trainers.onnx_rules import BATCHES
 from ganserve_trainers.onnx_trace import Traced
 from ganserve_trainers.onnx_weights import SharedWeights, round_to_half
 from ganserve_trainers.perceptual import give_features, with_features
+from ganserve_trainers.rounding import rounding_error
 from ganserve_trainers.run import load_run
 from ganserve_trainers.text import bert
 from ganserve_trainers.text.bert import SentenceEncoder, text_of
@@ -68,8 +69,9 @@ def export_bundle(
 ) -> Bundle:
     """Write the bundle of ``networks``, built with ``config``, to the folder ``out`` and read it back, verified.
 
-    ``files`` are those that the codecs of its inputs read, by their names in the bundle: they are copied. ``half`` rounds the weights to half precision first and stores them so; parity is then measured against the rounded
-    networks, which are the ones that are served. ``force`` lets ``out`` be replaced if it is a bundle. Raises
+    ``files`` are those that the codecs of its inputs read, by their names in the bundle: they are copied. ``half`` rounds the weights to
+    half precision first and stores them so; what that changes is measured (:func:`rounding_error`) and becomes part of the provenance,
+    and parity is measured against the rounded networks, which are the ones that are served. ``force`` lets ``out`` be replaced if it is a bundle. Raises
     :class:`ExportError`, which names the graph, the rule it breaks and what to do.
     """
     check_name("bundle", label.name)
@@ -77,14 +79,19 @@ def export_bundle(
     _check_target(out, force)
     spec = with_classes(with_features(with_encoder(family.spec(config), config), config), config)
     modules = _modules(family, spec, config, networks)
-    if half:
-        for module in modules.values():
-            round_to_half(module)
     staging = out.with_name(f".{out.name}.{os.getpid()}")
     staging.mkdir(parents=True)
     try:
         _copy_files(spec, files or {}, staging)
-        examples = make_examples(spec, modules, _example(known or plugins.installed(), staging), max(BATCHES))
+        example, provenance = _example(known or plugins.installed(), staging), dict(label.provenance)
+        examples = make_examples(spec, modules, example, max(BATCHES))
+        if half:
+            trained = examples
+            for module in modules.values():
+                round_to_half(module)
+            examples = make_examples(spec, modules, example, max(BATCHES))
+            if (error := rounding_error(spec, trained, examples)) is not None:
+                provenance["rounding"] = error
         weights = SharedWeights(staging / WEIGHTS_FILE)
         graphs = tuple(
             export_graph(graph, modules[graph.name], examples[graph.name], staging, weights, half=half)
@@ -105,7 +112,7 @@ def export_bundle(
             files={path.name: bundle.digest(path) for path in sorted(staging.iterdir())},
             directions=directions,
             config=msgspec.to_builtins(config),
-            provenance=msgspec.to_builtins(label.provenance),
+            provenance=msgspec.to_builtins(provenance),
         )
         bundle.write_manifest(staging, manifest)
         verified = bundle.read(staging)

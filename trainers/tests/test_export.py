@@ -156,6 +156,32 @@ def test_the_torch_engine_refuses_a_bundle_whose_weights_do_not_fit_the_plugin(m
         torch_engine.load(tmp_path / graph.file, Options(graph=graph))
 
 
+def test_what_half_weights_change_in_the_images_is_measured_and_told(half: Bundle, tmp_path: Path) -> None:
+    made, full = (
+        bundle.read(one.folder).golden()["generator.image"] for one in (half, make("dcgan", tmp_path / "full"))
+    )
+    told = half.manifest.provenance["rounding"]
+    levels = np.abs(made.astype(int) - full.astype(int))
+    assert told["most"] >= levels.max()
+    assert 0 < told["mean"] < 0.5
+    assert told["mean"] == pytest.approx(levels.mean(), rel=0.5), "of more rows than the bundle keeps"
+    assert "rounding" not in make("dcgan", tmp_path / "exact").manifest.provenance
+
+
+def test_half_weights_that_change_the_images_too_much_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @torch.no_grad()
+    def roughly(network: nn.Module) -> None:
+        for weight in network.parameters():
+            weight.copy_((weight * 4).round() / 4)
+
+    monkeypatch.setattr("ganserve_trainers.export.round_to_half", roughly)
+    with pytest.raises(ExportError, match=r"weights in half precision change its images by .* grey levels on average"):
+        make("dcgan", tmp_path / "out", half=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_half_weights_are_the_rounded_ones_at_half_the_size(half: Bundle, tmp_path: Path) -> None:
     model = onnx.load(half.path("generator.onnx"))
     large = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) * 4 >= 1024]
