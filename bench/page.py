@@ -1,30 +1,40 @@
 """What the pages of all starter bundles share: how the bundle was trained, and files that appear whole."""
 
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from ganserve.bundle import Manifest
 from ganserve.errors import BundleError
 
 
-def training(provenance: Mapping[str, Any]) -> str:
-    """How the bundle was trained, in Markdown: the commands, then every other fact of the manifest's provenance."""
+def training(manifest: Manifest) -> str:
+    """How a bundle was trained, in Markdown: the commands, every other fact of the manifest's provenance, and which weights came of it."""
+    provenance = manifest.provenance
     missing = [name for name in ("command", "seed") if name not in provenance]
     if missing:
         raise BundleError(
             f"the manifest's provenance has no {' and no '.join(missing)}: a starter bundle must say how it was trained"
         )
     own = {name: value for name, value in provenance.items() if name not in ("command", "begun_from")}
+    own |= {f"{name} (sha256)": file.sha256 for name, file in manifest.files.items() if name.startswith("weights")}
     facts = "\n".join(f"| {name} | {value} |" for name, value in flat(own))
-    before = provenance.get("begun_from")
-    if not before:
+    if not provenance.get("begun_from"):
         return f"```\n{provenance['command']}\n```\n\n| | |\n|---|---|\n{facts}"
-    runs = [(before["images"] + provenance["images_seen"], provenance["command"])]
+    runs = [(provenance["images_seen"], provenance["command"])]
+    before = provenance["begun_from"]
     while before:
-        runs.insert(0, (before["images"], before["command"]))
-        before = before.get("begun_from")
-    commands = "\n".join(f"# {images:,}\n{command}" for images, command in runs)
-    ends = "Each run began from the one before, and was stopped when all together had seen as many images as stands above it."
+        # What `images` says of a run includes those that it began from.
+        earlier = before.get("begun_from")
+        runs.insert(0, (before["images"] - (earlier["images"] if earlier else 0), before["command"]))
+        before = earlier
+    alls = accumulate(images for images, _ in runs)
+    commands = "\n".join(
+        f"# {images / 1000:g} kimg, {all_:,} images in all\n{command}"
+        for (images, command), all_ in zip(runs, alls, strict=True)
+    )
+    ends = "Each run began from the one before, and was stopped after the thousands of images that stand above it: with those as `--kimg` it ends there."
     return f"```sh\n{commands}\n```\n\n{ends} Of the last one:\n\n| | |\n|---|---|\n{facts}"
 
 

@@ -242,7 +242,7 @@ Licence of this bundle: {manifest.licence}. {manifest.attribution}
 
 ## Training
 
-{training(manifest.provenance)}
+{training(manifest)}
 
 ## Figures
 

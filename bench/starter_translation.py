@@ -104,7 +104,7 @@ def main(folder: Path, data: str, about: str, seed: int, variants: str) -> None:
     """Measure a bundle that translates pairs and write its page, contact sheet and examples."""
     try:
         source = bundle.read(folder)
-        trained = training(source.manifest.provenance)
+        trained = training(source.manifest)
         report, held_out, outputs = run_pairs(source, data, variants, seed)
         chosen = spaced(held_out.groups["a"], SHEET)
         save_sheet(folder / SHEET_FILE, [one[chosen] for one in (held_out.images["a"], outputs, held_out.images["b"])])

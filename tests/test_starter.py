@@ -36,6 +36,7 @@ def test_a_bundle_is_small_sound_and_says_where_it_comes_from(folder: Path) -> N
     page = (folder / "README.md").read_text()
     assert f"ganserve train {manifest.family} " in page
     assert "--seed " in page
+    assert manifest.files["weights.bin"].sha256 in page, "its figures are of these weights"
 
 
 def test_a_direction_changes_a_picture_the_more_the_further_it_is_followed() -> None:
