@@ -54,8 +54,8 @@ protos: .venv/.dev          ## regenerate ganserve/v1 from protos/
 
 bench: .venv/.dev           ## the speed ratios of docs/serving.md
 	$(BIN)/python bench/untrained.py dcgan cifar10-32 --out .data/bench/cifar10-32
-	$(BIN)/ganserve bench .data/bench/cifar10-32
-	$(BIN)/python bench/start.py bundles
+	$(BIN)/ganserve bench .data/bench/cifar10-32 --at-least 1=0.7 --at-least 64=0.9
+	$(BIN)/python bench/start.py bundles --at-most-seconds 2 --at-most-mb 250
 	$(BIN)/python bench/training.py --at-least 0.95
 	$(BIN)/python bench/untrained.py cyclegan paper-256 --out .data/bench/cyclegan-256
 	$(BIN)/python bench/engines.py .data/bench/cyclegan-256 --engine openvino:bf16

@@ -81,7 +81,7 @@ def test_a_bundle_is_measured_beside_the_engine_alone(echo: Path) -> None:
         pytest.skip("the server has one core, and its caller another")
     before = os.sched_getaffinity(0)
     command = ["bench", str(echo), "--task", "noisy", "--seconds", "0.5", "--rounds", "2", "--json"]
-    result = CliRunner().invoke(cli, command, catch_exceptions=False)
+    result = CliRunner().invoke(cli, [*command, "--at-least", "1=9"], catch_exceptions=False)
     found = json.loads(result.stdout)
     (load,) = found["served"]
     figures = load["figures"]
@@ -95,6 +95,18 @@ def test_a_bundle_is_measured_beside_the_engine_alone(echo: Path) -> None:
     assert not found["start"]["imports_torch"]
     assert found["png_64_ms"] > 0
     assert os.sched_getaffinity(0) == before
+    # Nothing serves nine times as fast as what it is served by.
+    assert result.exit_code == 1
+    assert f"calls of 1 rows are served at {load['ratio']:.3f} of the engine alone, 9 was asked for" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("bar", "told"), [("1", "'1' is not ROWS=RATIO"), ("x=1", "is not ROWS=RATIO"), ("7=0.5", "no calls of 7 rows")]
+)
+def test_a_bar_that_is_none_is_refused_before_anything_is_measured(echo: Path, bar: str, told: str) -> None:
+    result = CliRunner().invoke(cli, ["bench", str(echo), "--at-least", bar], catch_exceptions=False)
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.split())
 
 
 def test_one_core_is_too_few_and_is_named(echo: Path) -> None:

@@ -1,11 +1,31 @@
 """``ganserve bench``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ganserve.commands.options import json_option
 from ganserve.commands.output import console, print_json, table
+
+if TYPE_CHECKING:
+    from ganserve.bench import Served, Start
+
+
+class Bar(click.ParamType[tuple[int, float]]):
+    """The least that calls of so many rows are to reach, written ``64=0.9``."""
+
+    name = "bar"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
+        """Read ``value``."""
+        if isinstance(value, tuple):
+            return value
+        rows, _, ratio = str(value).partition("=")
+        try:
+            return int(rows), float(ratio)
+        except ValueError:
+            self.fail(f"{value!r} is not ROWS=RATIO, such as 1=0.7", param, ctx)
 
 
 @click.command(short_help="Measure what serving adds to the engine, as ratios in one run.")
@@ -22,8 +42,24 @@ from ganserve.commands.output import console, print_json, table
     metavar="NAME[:PRECISION]",
     help="The engine that serves, and runs alone.",
 )
+@click.option(
+    "--at-least",
+    "bars",
+    type=Bar(),
+    multiple=True,
+    metavar="ROWS=RATIO",
+    help="Exit with 1 where calls of so many rows are served at less than this of the engine alone; repeat it for other calls.",
+)
 @json_option
-def command(bundle: Path, seconds: float, rounds: int, task: str, engine: str, as_json: bool) -> None:
+def command(
+    bundle: Path,
+    seconds: float,
+    rounds: int,
+    task: str,
+    engine: str,
+    bars: tuple[tuple[int, float], ...],
+    as_json: bool,
+) -> None:
     """Serve BUNDLE on the first core, load it from the last, and compare with the engine alone on the first.
 
     Sampling is loaded by 16 callers of single rows, then by 4 callers of 64; translation by 4 callers with one picture each,
@@ -37,19 +73,33 @@ def command(bundle: Path, seconds: float, rounds: int, task: str, engine: str, a
       ganserve bench bundles/dcgan-fashion
       ganserve bench bundles/dcgan-fashion --seconds 10 --rounds 9 --json
       ganserve bench bundles/pix2pix-emoji --engine openvino:bf16
+      ganserve bench bundles/dcgan-fashion --at-least 1=0.7 --at-least 64=0.9
     """
     from ganserve import bench
 
-    figures = [
-        bench.served(bundle, load, rounds=rounds, seconds=seconds, task=task, engine=engine)
-        for load in bench.loads(bundle, task)
-    ]
+    loads = bench.loads(bundle, task)
+    if unknown := {rows for rows, _ in bars} - {load.rows for load in loads}:
+        known = " and ".join(str(load.rows) for load in loads)
+        raise click.BadParameter(
+            f"no calls of {min(unknown)} rows are measured; those are of {known}", param_hint="--at-least"
+        )
+    figures = [bench.served(bundle, load, rounds=rounds, seconds=seconds, task=task, engine=engine) for load in loads]
     start = bench.start(bundle)
     png = bench.encode_ms()
     if as_json:
         ratios = [{"ratio": figure.ratio, "figures": figure} for figure in figures]
         print_json({"served": ratios, "start": start, "png_64_ms": png})
-        return
+    else:
+        _show(figures, start, png)
+    for figure in figures:
+        for rows, bar in bars:
+            if figure.load.rows == rows and figure.ratio < bar:
+                raise click.ClickException(
+                    f"calls of {rows} rows are served at {figure.ratio:.3f} of the engine alone, {bar:g} was asked for"
+                )
+
+
+def _show(figures: "list[Served]", start: "Start", png: float) -> None:
     rows = table("rows a call", "callers", "served / raw", "p50 ms", "p99 ms", "p99 / p50")
     for figure in figures:
         rows.add_row(
