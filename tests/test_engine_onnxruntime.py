@@ -17,6 +17,25 @@ class TestOnnxRuntime(EngineConformance):
     engine = "onnxruntime"
 
 
+PROVIDERS = pytest.importorskip("onnxruntime").get_available_providers()
+
+if "CUDAExecutionProvider" in PROVIDERS:
+
+    class TestOnnxRuntimeCuda(EngineConformance):
+        engine = "onnxruntime"
+        device = "cuda:0"
+        tolerance = 1e-3
+
+
+if "TensorrtExecutionProvider" in PROVIDERS:
+
+    class TestOnnxRuntimeTensorRt(EngineConformance):
+        engine = "onnxruntime"
+        device = "cuda:0"
+        provider = "TensorrtExecutionProvider"
+        tolerance = 1e-3
+
+
 def test_it_is_available_and_batch_invariant_on_a_cpu(tmp_path: Path) -> None:
     tiny = graphs.mapping(tmp_path)
     assert onnxruntime.available() is None
