@@ -73,7 +73,7 @@ def command(bundles: Path, out: Path, count: int) -> None:
     if not any(bundles.glob("**/manifest.json")):
         raise click.ClickException(f"there is no bundle in {bundles}; give their folder with --bundles")
     out.mkdir(parents=True, exist_ok=True)
-    output = console()
+    output, started = console(), time.monotonic()
     with server(bundles, out / "server.log") as (process, address):
         from ganserve.client import Client
 
@@ -81,7 +81,7 @@ def command(bundles: Path, out: Path, count: int) -> None:
             wait_ready(client, process, out / "server.log", output)
             sampled, translated, imagined = _ask_all(client, bundles, count, out, output)
         stop(process, out / "server.log")
-    output.print("server stopped cleanly")
+    output.print(f"server stopped cleanly, {time.monotonic() - started:.1f} s after it was started")
     translate = f"\n  ganserve translate {translated[0]} PICTURES --out translated" if translated else ""
     imagine = f'\n  ganserve imagine {imagined[0]} "{PROMPTS[0]}" --n 4' if imagined else ""
     model = sampled[0] if sampled else "MODEL"
