@@ -3,7 +3,7 @@ import importlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from ganserve import bundle, plugins
-from ganserve.bundle import Bundle
+from ganserve.bundle import Bundle, File
 from ganserve.codecs.seeds import draw, draw_labels
 from ganserve.errors import BundleError, DataError
 from ganserve.spec import Noise
@@ -164,20 +164,32 @@ def test_features_are_remembered_by_the_images(starter: ModuleType, tmp_path: Pa
     assert asked == [16, 4, 16, 4]
 
 
+def manifest_of(**provenance: object) -> SimpleNamespace:
+    files = {"golden.npz": File(sha256="a" * 64, size=1), "weights.bin": File(sha256="b" * 64, size=1)}
+    return SimpleNamespace(provenance=provenance, files=files)
+
+
 def test_a_bundle_that_hides_its_training_is_refused(starter: ModuleType):
     with pytest.raises(BundleError, match="no command and no seed"):
-        starter.training({"steps": 3})
+        starter.training(manifest_of(steps=3))
 
 
 def test_runs_that_began_from_one_another_are_told_in_their_order(starter: ModuleType):
-    """Each command, with the images that had been seen when it ended."""
+    """Each command, with the images that its run saw, and how many had been seen when it ended; and whose weights these are."""
     first = {"command": "train one", "images": 1000}
     second = {"command": "train two", "images": 2500, "begun_from": first}
-    text = starter.training({"command": "train three", "seed": 3, "images_seen": 64, "begun_from": second})
+    text = starter.training(manifest_of(command="train three", seed=3, images_seen=64, begun_from=second))
     lines = text.splitlines()
-    assert lines[1:7] == ["# 1,000", "train one", "# 2,500", "train two", "# 2,564", "train three"]
+    assert lines[1:7:2] == [
+        "# 1 kimg, 1,000 images in all",
+        "# 1.5 kimg, 2,500 images in all",
+        "# 0.064 kimg, 2,564 images in all",
+    ]
+    assert lines[2:8:2] == ["train one", "train two", "train three"]
     assert "| seed | 3 |" in lines
+    assert f"| weights.bin (sha256) | {'b' * 64} |" in lines
     assert "begun_from" not in text
+    assert "a" * 64 not in text
 
 
 def test_a_curve_lists_every_number_of_images_once(starter: ModuleType):
