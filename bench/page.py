@@ -29,10 +29,10 @@ def training(manifest: Manifest) -> str:
         earlier = before.get("begun_from")
         runs.insert(0, (before["images"] - (earlier["images"] if earlier else 0), before["command"]))
         before = earlier
-    alls = accumulate(images for images, _ in runs)
+    totals = accumulate(images for images, _ in runs)
     commands = "\n".join(
-        f"# {images / 1000:g} kimg, {all_:,} images in all\n{command}"
-        for (images, command), all_ in zip(runs, alls, strict=True)
+        f"# {images / 1000:g} kimg, {total:,} images in all\n{command}"
+        for (images, command), total in zip(runs, totals, strict=True)
     )
     ends = "Each run began from the one before, and was stopped after the thousands of images that stand above it: with those as `--kimg` it ends there."
     return f"```sh\n{commands}\n```\n\n{ends} Of the last one:\n\n| | |\n|---|---|\n{facts}"

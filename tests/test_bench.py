@@ -101,7 +101,13 @@ def test_a_bundle_is_measured_beside_the_engine_alone(echo: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bar", "told"), [("1", "'1' is not ROWS=RATIO"), ("x=1", "is not ROWS=RATIO"), ("7=0.5", "no calls of 7 rows")]
+    ("bar", "told"),
+    [
+        ("1", "'1' is not ROWS=RATIO"),
+        ("1=nan", "has no finite ratio"),
+        ("x=1", "is not ROWS=RATIO"),
+        ("7=0.5", "no calls of 7 rows"),
+    ],
 )
 def test_a_bar_that_is_none_is_refused_before_anything_is_measured(echo: Path, bar: str, told: str) -> None:
     result = CliRunner().invoke(cli, ["bench", str(echo), "--at-least", bar], catch_exceptions=False)

@@ -1,5 +1,6 @@
 """``ganserve bench``."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,13 @@ class Bar(click.ParamType[tuple[int, float]]):
             return value
         rows, _, ratio = str(value).partition("=")
         try:
-            return int(rows), float(ratio)
+            bar = int(rows), float(ratio)
         except ValueError:
             self.fail(f"{value!r} is not ROWS=RATIO, such as 1=0.7", param, ctx)
+        if not math.isfinite(bar[1]):
+            # Nothing is less than NaN: such a bar would always be reached.
+            self.fail(f"{value!r} has no finite ratio; expected one such as 1=0.7", param, ctx)
+        return bar
 
 
 @click.command(short_help="Measure what serving adds to the engine, as ratios in one run.")
